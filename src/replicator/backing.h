@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Local storage of one disk, whatever it is: raw file, block device, or NBD URI (through libnbd).
+ *
+ * All functions are thread-safe against each other, except open and free.  Offsets and lengths are
+ * bytes, already checked by the caller to lie inside the size.  They return 0 or negative errno.
+ * Nothing here allocates on the request paths, except where libnbd does.
+ *
+ * Contract for zero: after a successful `zero` the range reads as zeroes, whatever the flags.
+ * (Tandem replicates a guest's trim as "zero, may unmap", so that both sides stay equal.) */
+#ifndef TANDEM_REPLICATOR_BACKING_H
+#define TANDEM_REPLICATOR_BACKING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "util/error.h"
+
+struct backing;
+
+struct backing_info {
+	uint64_t size;         /* bytes */
+	uint32_t block_min;    /* smallest request that costs no read-modify-write, power of two */
+	uint32_t block_preferred;
+	bool rotational;
+	bool can_unmap;        /* zero with BACKING_ZERO_UNMAP frees space */
+	bool can_fast_zero;    /* zero with BACKING_ZERO_FAST works: never slower than a write */
+	bool can_extents;
+};
+
+enum backing_zero_flags {
+	BACKING_ZERO_UNMAP = 1, /* may punch a hole */
+	BACKING_ZERO_FAST = 2,  /* -EOPNOTSUPP, with nothing changed, rather than writing zeroes */
+};
+
+/* One extent; zero means that it reads as zeroes (a hole is a zero extent). */
+typedef int (*backing_extent_fn)(void *ctx, uint64_t off, uint64_t len, bool zero);
+
+/* target: absolute path or NBD URI (nbd:// nbds:// nbd+unix:// nbds+unix://).  The error names it.
+ * A file or device is locked against a second opener (OFD write lock; -EBUSY, kind ERROR_BUSY)
+ * when writable. */
+int backing_open(const char *target, bool writable, struct backing **ret_backing,
+		struct error *err);
+struct backing *backing_free(struct backing *b); /* NULL is fine; returns NULL */
+
+const struct backing_info *backing_get_info(const struct backing *b);
+const char *backing_target(const struct backing *b);
+/* Looks at the size again (online growth); updates info.size, which other threads may read. */
+int backing_refresh_size(struct backing *b);
+
+int backing_pread(struct backing *b, void *buf, uint32_t len, uint64_t off);
+int backing_pwrite(struct backing *b, const void *buf, uint32_t len, uint64_t off);
+/* Total length below 4 GiB; iov may be changed. */
+int backing_pwritev(struct backing *b, struct iovec *iov, int count, uint64_t off);
+int backing_zero(struct backing *b, uint64_t len, uint64_t off, unsigned flags);
+/* All writes completed before the call are durable when it returns 0. */
+int backing_flush(struct backing *b);
+/* Calls fn for consecutive extents that cover exactly [off, off+len); stops on fn's error. Where the
+ * backing knows nothing: one data extent. */
+int backing_extents(struct backing *b, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx);
+
+/* Many writes in flight from one thread: submit returns at once where the backing can (NBD), else
+ * does the work; the buffers must stay valid until backing_wait, which waits for all submitted by
+ * this batch and returns the first error.  A batch is used by one thread. */
+struct backing_batch;
+int backing_batch_new(struct backing *b, struct backing_batch **ret_batch);
+struct backing_batch *backing_batch_free(struct backing_batch *batch);
+int backing_submit_pwritev(struct backing_batch *batch, struct iovec *iov, int count, uint64_t off);
+int backing_submit_zero(struct backing_batch *batch, uint64_t len, uint64_t off, unsigned flags);
+int backing_batch_wait(struct backing_batch *batch);
+
+#endif
