@@ -19,12 +19,13 @@
 struct backing;
 
 struct backing_info {
-	uint64_t size;         /* bytes */
-	uint32_t block_min;    /* smallest request that costs no read-modify-write, power of two */
+	_Atomic uint64_t size; /* bytes; only backing_refresh_size changes it */
+	uint32_t block_min;    /* smallest request that costs no read-modify-write here or in the
+				* server, power of two; 1 for files and devices: the page cache */
 	uint32_t block_preferred;
 	bool rotational;
-	bool can_unmap;        /* zero with BACKING_ZERO_UNMAP frees space */
-	bool can_fast_zero;    /* zero with BACKING_ZERO_FAST works: never slower than a write */
+	bool can_unmap;     /* zero with BACKING_ZERO_UNMAP frees space */
+	bool can_fast_zero; /* zero with BACKING_ZERO_FAST works: never slower than a write */
 	bool can_extents;
 };
 
@@ -39,8 +40,8 @@ typedef int (*backing_extent_fn)(void *ctx, uint64_t off, uint64_t len, bool zer
 /* target: absolute path or NBD URI (nbd:// nbds:// nbd+unix:// nbds+unix://).  The error names it.
  * A file or device is locked against a second opener (OFD write lock; -EBUSY, kind ERROR_BUSY)
  * when writable. */
-int backing_open(const char *target, bool writable, struct backing **ret_backing,
-		struct error *err);
+int backing_open(
+	const char *target, bool writable, struct backing **ret_backing, struct error *err);
 struct backing *backing_free(struct backing *b); /* NULL is fine; returns NULL */
 
 const struct backing_info *backing_get_info(const struct backing *b);
@@ -55,8 +56,8 @@ int backing_pwritev(struct backing *b, struct iovec *iov, int count, uint64_t of
 int backing_zero(struct backing *b, uint64_t len, uint64_t off, unsigned flags);
 /* All writes completed before the call are durable when it returns 0. */
 int backing_flush(struct backing *b);
-/* Calls fn for consecutive extents that cover exactly [off, off+len); stops on fn's error. Where the
- * backing knows nothing: one data extent. */
+/* Calls fn for consecutive extents that cover exactly [off, off+len); stops on fn's error. Where
+ * the backing knows nothing: one data extent. */
 int backing_extents(struct backing *b, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx);
 
 /* Many writes in flight from one thread: submit returns at once where the backing can (NBD), else

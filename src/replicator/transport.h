@@ -24,22 +24,22 @@ struct listener;
 
 /* Both NULL: plaintext.  Reads and checks the files at once. */
 int transport_security_load(const char *psk_file, const char *psk_user, const char *x509_dir,
-		struct transport_security **ret_sec, struct error *err);
+	struct transport_security **ret_sec, struct error *err);
 struct transport_security *transport_security_free(struct transport_security *sec);
 
 /* Binds and listens (SO_REUSEADDR); every address that host resolves to. */
-int listener_new(const char *host, const char *port, struct listener **ret_listener,
-		struct error *err);
+int listener_new(
+	const char *host, const char *port, struct listener **ret_listener, struct error *err);
 struct listener *listener_free(struct listener *l);
 /* File descriptors to poll for POLLIN (at most 8); returns the count. */
 int listener_fds(const struct listener *l, int *fds, int max);
 /* -EAGAIN when nobody is there.  The new transport is still to be handshaken. */
 int listener_accept(struct listener *l, int fd, const struct transport_security *sec,
-		struct transport **ret_transport, struct error *err);
+	struct transport **ret_transport, struct error *err);
 
 /* Starts a connection without waiting (name resolution may take its time). */
 int transport_connect(const char *host, const char *port, const struct transport_security *sec,
-		struct transport **ret_transport, struct error *err);
+	struct transport **ret_transport, struct error *err);
 struct transport *transport_free(struct transport *t);
 
 /* Goes on with TCP connect and TLS handshake; 0 = established, -EAGAIN = poll and call again,
