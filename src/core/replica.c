@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The secondary's state machine: its life, its epochs, control and questions. */
+#include "core/replica_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/bytes.h"
+
+struct replica *replica_new(const struct replica_config *cfg, const struct journal_header *h,
+	uint64_t committed, const struct replica_ops *ops, void *ctx)
+{
+	struct replica *r = calloc(1, sizeof(*r));
+
+	if (!r)
+		return NULL;
+	r->cfg = *cfg;
+	r->ops = ops;
+	r->ctx = ctx;
+	r->mode = committed ? REPLICA_READY : REPLICA_EMPTY;
+	r->durable = *h;
+	r->head = h->tail;
+	r->chain = h->tail_chain;
+	r->seen = r->received = r->committed = committed;
+	r->applied = h->applied;
+	return r;
+}
+
+void replica_epoch_free(struct replica_epoch *e)
+{
+	free(e->changes);
+	free(e);
+}
+
+static void replica_epochs_free(struct replica_epoch *e)
+{
+	while (e) {
+		struct replica_epoch *next = e->next;
+
+		replica_epoch_free(e);
+		e = next;
+	}
+}
+
+static void replica_chunks_free(struct replica *r, struct replica_chunk *c)
+{
+	while (c) {
+		struct replica_chunk *next = c->next;
+
+		replica_chunk_free(r, c);
+		c = next;
+	}
+}
+
+struct replica *replica_free(struct replica *r)
+{
+	if (!r)
+		return NULL;
+	replica_epochs_free(r->open_first);
+	replica_epochs_free(r->done_first);
+	replica_epochs_free(r->applying);
+	replica_chunks_free(r, r->log_first);
+	replica_chunks_free(r, r->direct_first);
+	if (r->filling)
+		replica_chunk_free(r, r->filling);
+	free(r);
+	return NULL;
+}
+
+/* The epoch with this number among those that are not committed, made where it is missing. */
+struct replica_epoch *replica_epoch_get(struct replica *r, uint64_t number)
+{
+	struct replica_epoch **at = &r->open_first, *e;
+
+	while (*at && (*at)->number < number)
+		at = &(*at)->next;
+	if (*at && (*at)->number == number)
+		return *at;
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return NULL;
+	e->number = number;
+	e->next = *at;
+	*at = e;
+	r->seen = max_u64(r->seen, number);
+	return e;
+}
+
+int replica_epoch_add(struct replica_epoch *e, const struct replica_change *change)
+{
+	if (e->count == e->capacity) {
+		size_t n = e->capacity ? e->capacity * 2 : 64;
+		struct replica_change *p = realloc(e->changes, n * sizeof(*p));
+
+		if (!p)
+			return -ENOMEM;
+		e->changes = p;
+		e->capacity = n;
+	}
+	e->changes[e->count++] = *change;
+	e->bytes += change->len;
+	change->chunk->changes++;
+	return 0;
+}
+
+/* Unlinked already: the journal may forget its records. */
+void replica_epoch_drop(struct replica *r, struct replica_epoch *e)
+{
+	(void)r;
+	for (size_t i = 0; i < e->count; i++)
+		e->changes[i].chunk->changes--;
+	replica_epoch_free(e);
+}
+
+/* Drops the epochs that match; *ret_epochs, *ret_bytes may be NULL. */
+static void replica_drop_open(
+	struct replica *r, bool unsealed_only, uint64_t *ret_epochs, uint64_t *ret_bytes)
+{
+	struct replica_epoch **at = &r->open_first;
+	uint64_t epochs = 0, bytes = 0;
+	bool sealed = false;
+
+	while (*at) {
+		struct replica_epoch *e = *at;
+
+		if (e->commit_placed || (unsealed_only && e->sealed)) {
+			at = &e->next;
+			continue;
+		}
+		*at = e->next;
+		sealed |= e->sealed;
+		epochs++;
+		bytes += e->bytes;
+		replica_epoch_drop(r, e);
+	}
+	/* Recovery drops by itself what has no SEAL; a later COMMIT must not take these along. */
+	if (sealed) {
+		struct record rec = {.type = RECORD_DISCARD};
+
+		if (replica_insert_record(r, &rec) < 0)
+			replica_fail(r, -ENOMEM, "out of memory");
+	}
+	if (ret_epochs)
+		*ret_epochs = epochs;
+	if (ret_bytes)
+		*ret_bytes = bytes;
+	replica_log_trim(r);
+}
+
+void replica_session_begin(struct replica *r)
+{
+	replica_session_end(r);
+	replica_drop_open(r, false, NULL, NULL);
+	r->session = true;
+	r->rx_seq = 1;
+	r->session_changes = r->session_bytes = r->acked_changes = 0;
+}
+
+/* Partial bytes of the link are forgotten; whole records stay where they are. */
+void replica_session_end(struct replica *r)
+{
+	struct replica_chunk *c;
+
+	r->session = false;
+	r->rx_len = r->rx_at;
+	r->rx_need = 0;
+	replica_drop_open(r, true, NULL, NULL);
+	if (r->mode != REPLICA_DIRECT)
+		return;
+	/* A full sync that did not end: the images are inconsistent until the next one has. */
+	r->mode = REPLICA_EMPTY;
+	r->direct_ended = false;
+	c = r->direct_first;
+	r->direct_first = r->direct_last = NULL;
+	while (c) {
+		struct replica_chunk *next = c->next;
+
+		if (c->pins == 0)
+			replica_chunk_free(r, c);
+		c = next;
+	}
+	if (r->filling) {
+		replica_chunk_free(r, r->filling);
+		r->filling = NULL;
+		r->rx_at = r->rx_len = 0;
+	}
+	r->ops->changed(r->ctx);
+}
+
+int replica_commit(struct replica *r, uint64_t epoch)
+{
+	struct replica_epoch *e;
+
+	if (epoch <= r->committed)
+		return -EALREADY;
+	for (e = r->open_first; e && e->number != epoch; e = e->next)
+		;
+	if (!e || !e->sealed)
+		return -ENOENT;
+	r->commit_allowed = max_u64(r->commit_allowed, epoch);
+	return replica_commit_next(r);
+}
+
+void replica_discard(struct replica *r, uint64_t *ret_epochs, uint64_t *ret_bytes)
+{
+	replica_drop_open(r, false, ret_epochs, ret_bytes);
+	r->ops->changed(r->ctx);
+}
+
+void replica_fail(struct replica *r, int err, const char *why)
+{
+	if (r->mode == REPLICA_FAILED)
+		return;
+	r->mode = REPLICA_FAILED;
+	r->error = err;
+	r->why = why;
+	r->ops->changed(r->ctx);
+}
+
+/* Durable (or as good as the [unsafe] mode wants): the epochs up to this one go to the images. */
+void replica_mark_committed(struct replica *r, uint64_t epoch)
+{
+	while (r->open_first && r->open_first->number <= epoch) {
+		struct replica_epoch *e = r->open_first;
+		struct record ack = {.type = RECORD_ACK_COMMITTED,
+			.epoch = e->number,
+			.offset = e->total_changes,
+			.length = e->total_bytes};
+
+		r->open_first = e->next;
+		e->next = NULL;
+		if (r->done_last)
+			r->done_last->next = e;
+		else
+			r->done_first = e;
+		r->done_last = e;
+		r->committed = e->number;
+		if (r->session && (!r->open_first || r->open_first->number > epoch) &&
+			!r->cfg.ack_when_sealed)
+			r->ops->send(r->ctx, &ack);
+	}
+	r->ops->changed(r->ctx);
+	r->ops->apply_ready(r->ctx);
+}
+
+void replica_get_status(const struct replica *r, struct replica_status *ret_status)
+{
+	struct replica_status s = {
+		.mode = r->mode,
+		.open = r->seen,
+		.received = r->received,
+		.committed = r->committed,
+		.applied = r->applied,
+		.staged = r->staged,
+		.journal_size = r->durable.ring_size,
+		.journal_used = r->head - r->durable.tail,
+		.sync_done = r->sync_done,
+		.sync_total = r->sync_total,
+		.error = r->error,
+		.why = r->why,
+	};
+
+	for (const struct replica_epoch *e = r->open_first; e; e = e->next) {
+		s.pending_epochs++;
+		s.pending_changes += e->count;
+		s.pending_bytes += e->bytes;
+	}
+	for (const struct replica_epoch *e = r->applying; e; e = e->next)
+		s.unapplied++;
+	for (const struct replica_epoch *e = r->done_first; e; e = e->next)
+		s.unapplied++;
+	*ret_status = s;
+}
+
+static int replica_map_epochs(const struct replica_epoch *e, unsigned volume, struct imap *m)
+{
+	for (; e; e = e->next) {
+		for (size_t i = 0; i < e->count; i++) {
+			const struct replica_change *ch = &e->changes[i];
+			uint64_t source =
+				ch->type_flags & 1
+					? IMAP_ZERO
+					: REPLICA_SOURCE_JOURNAL | (ch->chunk->head.pos + ch->at);
+
+			if (ch->volume == volume &&
+				imap_insert(m, ch->off, ch->len, source, e->number))
+				return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+int replica_read_map(struct replica *r, unsigned volume, bool open, struct imap *m)
+{
+	imap_clear(m);
+	/* A change has its log position once its chunk is placed. */
+	if (open && replica_chunk_close(r) < 0)
+		return -ENOMEM;
+	if (replica_map_epochs(r->applying, volume, m) < 0 ||
+		replica_map_epochs(r->done_first, volume, m) < 0)
+		return -ENOMEM;
+	return open ? replica_map_epochs(r->open_first, volume, m) : 0;
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The secondary's state machine: bytes of the stream in, journal writes, flushes, acknowledgements
+ * and batches for the images out.  Pure: no system call, no clock, no thread; the caller serialises
+ * all calls (one short lock in production, one event loop in the simulator) and carries out the
+ * actions of struct replica_ops later, outside the lock.
+ *
+ *   link bytes -> chunk buffer (received in place) -> journal (the same buffer) -> COMMIT, flush
+ *              -> acknowledged -> batch of epochs (imap: newest wins) -> images -> flush -> tail
+ *
+ * Invariants kept here: an epoch commits only when sealed, whole (counts compared) and in order
+ * (I1, I2); it is acknowledged only after the flush that followed its COMMIT record (I7); journal
+ * space is used again only after the new tail is durable; records keep their order of arrival (I6).
+ *
+ * Memory: chunk buffers up to staging_limit plus one chunk per state; 40 bytes per change not
+ * applied. */
+#ifndef TANDEM_CORE_REPLICA_H
+#define TANDEM_CORE_REPLICA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/imap.h"
+#include "core/journal.h"
+#include "core/record.h"
+
+enum replica_mode {
+	REPLICA_EMPTY,  /* no committed state; nothing can be promoted */
+	REPLICA_DIRECT, /* full sync in place: records go straight to the images */
+	REPLICA_READY,  /* holds a committed state; epochs go through the journal */
+	REPLICA_FAILED, /* commits have stopped; the last committed state is kept */
+};
+
+enum replica_chunk_state {
+	REPLICA_CHUNK_FILLING,
+	REPLICA_CHUNK_WAITING, /* for journal space */
+	REPLICA_CHUNK_WRITING,
+	REPLICA_CHUNK_WRITTEN,
+};
+
+struct replica_chunk {
+	struct replica_chunk *next; /* in log order */
+	uint8_t *buf;               /* JOURNAL_CHUNK_MAX bytes, or NULL: only in the journal */
+	struct journal_chunk head;
+	enum replica_chunk_state state;
+	unsigned pins;    /* batches and readers that need buf */
+	uint64_t commit;  /* newest epoch that has its COMMIT here, 0 = none */
+	uint32_t changes; /* not applied yet; 0 = the journal may forget the chunk */
+};
+
+/* Where content is: a pointer into a pinned chunk, or (bit 63) a log position, or IMAP_ZERO. */
+#define REPLICA_SOURCE_JOURNAL (1ull << 63)
+
+struct replica_change {
+	uint64_t off, len;
+	struct replica_chunk *chunk;
+	uint32_t at; /* of the payload in the chunk */
+	uint16_t volume;
+	uint16_t type_flags; /* bit 0: ZERO, bit 1: UNMAP */
+};
+
+struct replica_epoch {
+	struct replica_epoch *next;
+	uint64_t number;
+	struct replica_change *changes;
+	size_t count, capacity;
+	uint64_t bytes;
+	bool sealed;
+	bool commit_placed;                  /* its COMMIT stands in a chunk */
+	uint64_t total_changes, total_bytes; /* of the session up to its seal */
+};
+
+/* Actions; called with the caller's serialisation held, so they must only start things. */
+struct replica_ops {
+	/* Write c->head.len bytes of c->buf at c->head.pos; then replica_chunk_written. */
+	void (*chunk_write)(void *ctx, struct replica_chunk *c);
+	/* Make every completed chunk write durable; then replica_flushed. */
+	void (*journal_flush)(void *ctx);
+	/* Send to the primary (header only; the sender sets seq). Lost when there is no link. */
+	void (*send)(void *ctx, const struct record *rec);
+	/* Something for replica_batch_take. */
+	void (*apply_ready)(void *ctx);
+	/* Committed, or discarded, state or mode changed: look at the fields. */
+	void (*changed)(void *ctx);
+};
+
+struct replica_config {
+	unsigned volumes;
+	uint64_t sizes[RECORD_MAX_VOLUMES]; /* bytes */
+	uint64_t staging_limit;
+	bool manual;          /* commit-policy = manual: wait for replica_commit */
+	bool ack_when_sealed; /* [unsafe] commit = received */
+};
+
+/* One batch for the images: whole epochs (or a piece of a full sync), overlaps resolved. */
+struct replica_batch {
+	struct imap *maps[RECORD_MAX_VOLUMES]; /* tag: 1 = may unmap */
+	uint64_t epoch;                        /* images hold it when the batch is applied */
+	uint64_t bytes;
+	bool direct; /* full sync in place */
+	bool final;  /* ... and the last batch of it: epoch commits by the caller's metadata */
+	/* private */
+	struct replica_epoch *epochs;
+	struct replica_chunk **pinned;
+	size_t npinned;
+};
+
+struct replica;
+
+/* NULL = out of memory.  h: the journal as recovered or created; mode starts as READY when
+ * committed > 0 else EMPTY. */
+struct replica *replica_new(const struct replica_config *cfg, const struct journal_header *h,
+	uint64_t committed, const struct replica_ops *ops, void *ctx);
+struct replica *replica_free(struct replica *r);
+
+/* At start, before anything else: reads the journal.  The epochs that are committed and not applied
+ * are there afterwards.  incarnation: random.  -EBADMSG: it ends below the committed epoch that the
+ * metadata names (a disk lied); *ret_why says so. */
+int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn read_fn, void *ctx,
+	const char **ret_why);
+
+/* --- the link --- */
+/* A primary was accepted: what is not committed is dropped; seq of its next record is 1. */
+void replica_session_begin(struct replica *r);
+/* The link is gone: unsealed epochs are dropped, sealed ones still commit. */
+void replica_session_end(struct replica *r);
+/* Where to receive to.  false = back-pressure: call again after a completion. */
+bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len);
+/* n bytes were received there.  0, or -EPROTO with *ret_why (close the link; nothing of the bad
+ * record was acted on), -ENOMEM.  *ret_goodbye is set when the primary said goodbye: its reason,
+ * else 0. */
+int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const char **ret_why);
+/* Back-pressure that nothing can end: the open epoch alone fills the journal. */
+bool replica_rx_stuck(const struct replica *r);
+/* Nothing more to receive just now: acknowledges what was received. */
+void replica_rx_idle(struct replica *r);
+
+/* --- a local writer (ingest = nbd; a promoted node whose journal is not drained) --- */
+/* One change of the open epoch; payload NULL = ZERO.  len at most RECORD_MAX_PAYLOAD with payload.
+ * -EAGAIN = back-pressure.  Visible to replica_read_map at once. */
+int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint64_t len,
+	const uint8_t *payload, bool unmap);
+/* Seals the open epoch, *ret_epoch is its number; -EAGAIN = back-pressure. */
+int replica_local_cut(struct replica *r, uint64_t *ret_epoch);
+
+/* --- completions --- */
+void replica_chunk_written(struct replica *r, struct replica_chunk *c, int err);
+void replica_flushed(struct replica *r, int err);
+
+/* --- control --- */
+/* 0, -ENOENT (not sealed), or -EALREADY. Durable when committed >= epoch. */
+int replica_commit(struct replica *r, uint64_t epoch);
+/* Drops all that is not committed (nor has its COMMIT on the way). */
+void replica_discard(struct replica *r, uint64_t *ret_epochs, uint64_t *ret_bytes);
+/* An image failed, or metadata: commits stop.  why must be static. */
+void replica_fail(struct replica *r, int err, const char *why);
+
+/* --- the images --- */
+/* false = nothing to do.  At most about max_bytes, but always whole epochs. */
+bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_batch *ret_batch);
+/* The images hold the batch durably.  *ret_header is the journal header to make durable next (if
+ * the function returns true), after which replica_tail_durable frees the space. */
+bool replica_batch_done(
+	struct replica *r, struct replica_batch *batch, struct journal_header *ret_header);
+void replica_tail_durable(struct replica *r, const struct journal_header *h);
+/* The full sync is committed: the metadata that says so is durable. */
+void replica_direct_committed(struct replica *r, uint64_t epoch);
+
+/* --- questions --- */
+struct replica_status {
+	enum replica_mode mode;
+	uint64_t open, received, committed, applied; /* epochs */
+	uint64_t staged;                             /* bytes of chunk buffers */
+	uint64_t journal_size, journal_used;
+	uint64_t pending_changes, pending_bytes, pending_epochs; /* not committed */
+	uint64_t unapplied;                                      /* epochs committed, not applied */
+	uint64_t sync_done, sync_total;
+	int error;
+	const char *why;
+};
+void replica_get_status(const struct replica *r, struct replica_status *ret_status);
+/* Builds the read index of one volume: what is committed (with open: also what is not) and not in
+ * the image.  Sources are log positions (REPLICA_SOURCE_JOURNAL) or IMAP_ZERO. */
+int replica_read_map(struct replica *r, unsigned volume, bool open, struct imap *m);
+/* The chunk that holds a log position, pinned, if its bytes are in memory, else NULL. */
+struct replica_chunk *replica_chunk_pin(struct replica *r, uint64_t pos);
+void replica_chunk_unpin(struct replica *r, struct replica_chunk *c);
+
+#endif

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of the replica share: replica.c (life, control, questions), replica_rx.c (link),
+ * replica_log.c (chunks and commits), replica_apply.c (batches, recovery). */
+#ifndef TANDEM_CORE_REPLICA_INTERNAL_H
+#define TANDEM_CORE_REPLICA_INTERNAL_H
+
+#include "core/replica.h"
+
+/* A COMMIT and a DISCARD record always fit behind the received ones. */
+#define REPLICA_CHUNK_ROOM (JOURNAL_CHUNK_MAX - 2 * RECORD_HEADER_SIZE)
+#define REPLICA_CHUNK_CLOSE (1u << 20) /* a chunk this full is closed */
+
+struct replica {
+	struct replica_config cfg;
+	const struct replica_ops *ops;
+	void *ctx;
+
+	enum replica_mode mode;
+	int error;
+	const char *why;
+
+	/* log: every chunk that the journal may not forget, oldest first; filling is not in it */
+	struct replica_chunk *log_first, *log_last;
+	struct replica_chunk *filling;
+	struct replica_chunk *write_first; /* first in log order that is not WRITTEN */
+	struct replica_chunk *direct_first, *direct_last; /* closed chunks of a full sync */
+	uint64_t staged;                                  /* bytes of buffers */
+	struct journal_header durable;                    /* the header on disk */
+	uint64_t head, chain, incarnation;
+	uint64_t flush_want, flush_sent; /* newest epoch whose COMMIT is written; being flushed */
+	bool flushing;
+
+	/* epochs: not committed (in order of number) and committed but not applied */
+	struct replica_epoch *open_first;
+	struct replica_epoch *done_first, *done_last;
+	struct replica_epoch *applying; /* in the batch that is out */
+	bool batch_out;
+	uint64_t seen, received, committed, applied;
+	uint64_t commit_allowed; /* manual: the controller's word */
+
+	/* session */
+	bool session;
+	uint64_t rx_seq;
+	uint32_t rx_at, rx_len; /* in filling->buf: first unparsed byte, end of received */
+	size_t rx_need;         /* of the record that begins at rx_at */
+	uint64_t session_changes, session_bytes, acked_changes;
+	uint64_t direct_epoch, sync_done, sync_total;
+	bool direct_ended;
+};
+
+/* replica_log.c */
+struct replica_chunk *replica_chunk_new(struct replica *r);
+void replica_chunk_free(struct replica *r, struct replica_chunk *c);
+int replica_filling_get(struct replica *r);
+/* Puts a header-only record behind the whole records of the filling chunk; 0 or -ENOMEM. */
+int replica_insert_record(struct replica *r, const struct record *rec);
+/* Closes the filling chunk: to the journal, or in direct mode to the images. */
+int replica_chunk_close(struct replica *r);
+void replica_log_kick(struct replica *r);
+/* Places COMMIT records for sealed epochs that may commit. */
+int replica_commit_next(struct replica *r);
+bool replica_evict(struct replica *r);
+void replica_log_trim(struct replica *r);
+
+/* replica.c */
+struct replica_epoch *replica_epoch_get(struct replica *r, uint64_t number);
+int replica_epoch_add(struct replica_epoch *e, const struct replica_change *change);
+void replica_epoch_drop(struct replica *r, struct replica_epoch *e);
+void replica_epoch_free(struct replica_epoch *e);
+void replica_mark_committed(struct replica *r, uint64_t epoch);
+
+#endif

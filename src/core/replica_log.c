@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Chunks: filling, placing in the ring, writing in order, committing, forgetting. */
+#include "core/replica_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/bytes.h"
+
+struct replica_chunk *replica_chunk_new(struct replica *r)
+{
+	struct replica_chunk *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return NULL;
+	c->buf = aligned_alloc(JOURNAL_BLOCK, JOURNAL_CHUNK_MAX);
+	if (!c->buf) {
+		free(c);
+		return NULL;
+	}
+	r->staged += JOURNAL_CHUNK_MAX;
+	c->head.used = JOURNAL_CHUNK_HEADER;
+	return c;
+}
+
+static void replica_chunk_drop_buffer(struct replica *r, struct replica_chunk *c)
+{
+	if (!c->buf)
+		return;
+	free(c->buf);
+	c->buf = NULL;
+	r->staged -= JOURNAL_CHUNK_MAX;
+}
+
+void replica_chunk_free(struct replica *r, struct replica_chunk *c)
+{
+	replica_chunk_drop_buffer(r, c);
+	free(c);
+}
+
+int replica_filling_get(struct replica *r)
+{
+	if (r->filling)
+		return 0;
+	r->filling = replica_chunk_new(r);
+	if (!r->filling)
+		return -ENOMEM;
+	r->rx_at = r->rx_len = JOURNAL_CHUNK_HEADER;
+	return 0;
+}
+
+int replica_insert_record(struct replica *r, const struct record *rec)
+{
+	uint8_t *at;
+
+	if (replica_filling_get(r) < 0)
+		return -ENOMEM;
+	/* What was received behind it moves up by one header; REPLICA_CHUNK_ROOM leaves the space.
+	 */
+	at = r->filling->buf + r->rx_at;
+	memmove(at + RECORD_HEADER_SIZE, at, r->rx_len - r->rx_at);
+	record_put_header(at, rec);
+	r->rx_at += RECORD_HEADER_SIZE;
+	r->rx_len += RECORD_HEADER_SIZE;
+	r->filling->head.used = r->rx_at;
+	return 0;
+}
+
+/* Frees the oldest buffer that only saves a read from the journal; false = there is none. */
+bool replica_evict(struct replica *r)
+{
+	for (struct replica_chunk *c = r->log_first; c && c != r->write_first; c = c->next) {
+		if (c->buf && c->pins == 0) {
+			replica_chunk_drop_buffer(r, c);
+			return true;
+		}
+	}
+	return false;
+}
+
+static void replica_log_append(struct replica *r, struct replica_chunk *c)
+{
+	c->next = NULL;
+	if (r->log_last)
+		r->log_last->next = c;
+	else
+		r->log_first = c;
+	r->log_last = c;
+	if (!r->write_first)
+		r->write_first = c;
+}
+
+/* Gives the chunk its place behind the head. */
+static void replica_place(struct replica *r, struct replica_chunk *c)
+{
+	c->head.len = (uint32_t)round_up(c->head.used, JOURNAL_BLOCK);
+	c->head.pos = r->head;
+	c->head.incarnation = r->incarnation;
+	c->head.chain = r->chain;
+	c->head.own = journal_chunk_own(&c->head);
+	journal_chunk_encode(c->buf, &c->head);
+	r->chain = c->head.own;
+	r->head += c->head.flags & JOURNAL_CHUNK_SKIP ? JOURNAL_SEGMENT - r->head % JOURNAL_SEGMENT
+						      : c->head.len;
+	c->state = REPLICA_CHUNK_WAITING;
+	replica_log_append(r, c);
+}
+
+/* Starts the writes for which there is room, in order. */
+void replica_log_kick(struct replica *r)
+{
+	for (struct replica_chunk *c = r->write_first; c; c = c->next) {
+		uint64_t end = c->head.pos + c->head.len;
+
+		if (c->state != REPLICA_CHUNK_WAITING)
+			continue;
+		if (r->mode == REPLICA_FAILED || end - r->durable.tail > r->durable.ring_size)
+			return;
+		c->state = REPLICA_CHUNK_WRITING;
+		r->ops->chunk_write(r->ctx, c);
+	}
+}
+
+int replica_chunk_close(struct replica *r)
+{
+	struct replica_chunk *c = r->filling;
+	uint32_t rest = r->rx_len - r->rx_at;
+	uint64_t room;
+
+	if (!c || c->head.used == JOURNAL_CHUNK_HEADER)
+		return 0;
+	r->filling = NULL;
+	if (rest > 0) {
+		uint32_t at = r->rx_at;
+
+		if (replica_filling_get(r) < 0) {
+			r->filling = c;
+			return -ENOMEM;
+		}
+		memcpy(r->filling->buf + JOURNAL_CHUNK_HEADER, c->buf + at, rest);
+		r->rx_len = JOURNAL_CHUNK_HEADER + rest;
+	}
+	if (r->mode == REPLICA_DIRECT) {
+		c->state = REPLICA_CHUNK_WRITTEN;
+		c->next = NULL;
+		if (r->direct_last)
+			r->direct_last->next = c;
+		else
+			r->direct_first = c;
+		r->direct_last = c;
+		r->ops->apply_ready(r->ctx);
+		return 0;
+	}
+	room = JOURNAL_SEGMENT - r->head % JOURNAL_SEGMENT;
+	if (room < round_up(c->head.used, JOURNAL_BLOCK)) {
+		struct replica_chunk *skip = replica_chunk_new(r);
+
+		if (!skip) {
+			replica_fail(r, -ENOMEM, "out of memory");
+			replica_chunk_free(r, c);
+			return -ENOMEM;
+		}
+		skip->head.flags = JOURNAL_CHUNK_SKIP;
+		replica_place(r, skip);
+	}
+	replica_place(r, c);
+	replica_log_kick(r);
+	return 0;
+}
+
+/* COMMIT of every sealed epoch that may go, as one record of the newest, in the chunk that is
+ * closed with it: one write, one flush. */
+int replica_commit_next(struct replica *r)
+{
+	struct replica_epoch *newest = NULL;
+
+	if (r->mode != REPLICA_READY)
+		return 0;
+	for (struct replica_epoch *e = r->open_first; e && e->sealed; e = e->next) {
+		if (r->cfg.manual && e->number > r->commit_allowed)
+			break;
+		if (!e->commit_placed)
+			newest = e;
+	}
+	if (!newest)
+		return 0;
+	struct record rec = {.type = RECORD_COMMIT,
+		.epoch = newest->number,
+		.offset = newest->total_changes,
+		.length = newest->total_bytes};
+
+	if (replica_insert_record(r, &rec) < 0)
+		return -ENOMEM;
+	r->filling->commit = newest->number;
+	for (struct replica_epoch *e = r->open_first; e != newest->next; e = e->next)
+		e->commit_placed = true;
+	return replica_chunk_close(r);
+}
+
+static void replica_flush_start(struct replica *r)
+{
+	if (r->flushing || r->flush_want <= r->flush_sent || r->mode == REPLICA_FAILED)
+		return;
+	r->flushing = true;
+	r->flush_sent = r->flush_want;
+	r->ops->journal_flush(r->ctx);
+}
+
+void replica_chunk_written(struct replica *r, struct replica_chunk *c, int err)
+{
+	if (err < 0) {
+		replica_fail(r, err, "cannot write the journal");
+		return;
+	}
+	c->state = REPLICA_CHUNK_WRITTEN;
+	while (r->write_first && r->write_first->state == REPLICA_CHUNK_WRITTEN) {
+		r->flush_want = max_u64(r->flush_want, r->write_first->commit);
+		r->write_first = r->write_first->next;
+	}
+	replica_flush_start(r);
+	replica_log_trim(r);
+}
+
+void replica_flushed(struct replica *r, int err)
+{
+	r->flushing = false;
+	if (err < 0) {
+		replica_fail(r, err, "cannot flush the journal");
+		return;
+	}
+	if (r->flush_sent > r->committed)
+		replica_mark_committed(r, r->flush_sent);
+	replica_flush_start(r);
+}
+
+/* Forgets the chunks at the old end that nothing needs.  A chunk with a COMMIT is needed until that
+ * epoch is applied: recovery must find it, or not need it. */
+void replica_log_trim(struct replica *r)
+{
+	while (r->log_first && r->log_first != r->write_first) {
+		struct replica_chunk *c = r->log_first;
+
+		if (c->changes || c->pins || c->commit > r->applied || c->commit > r->committed)
+			return;
+		r->log_first = c->next;
+		if (!r->log_first)
+			r->log_last = NULL;
+		replica_chunk_free(r, c);
+	}
+}
+
+struct replica_chunk *replica_chunk_pin(struct replica *r, uint64_t pos)
+{
+	for (struct replica_chunk *c = r->log_first; c && c->head.pos <= pos; c = c->next) {
+		if (pos < c->head.pos + c->head.len) {
+			if (!c->buf)
+				return NULL;
+			c->pins++;
+			return c;
+		}
+	}
+	return NULL;
+}
+
+void replica_chunk_unpin(struct replica *r, struct replica_chunk *c)
+{
+	c->pins--;
+	replica_log_trim(r);
+}
