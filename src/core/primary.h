@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The primary's state machine: which epoch a change belongs to, cuts and seals, what is pending on
+ * the peer.  Pure; the caller serialises all calls under its one short lock, time comes in as an
+ * argument.  The stream's bytes are in the queue (core/queue.h).
+ *
+ *   solo -> (session_begin) -> syncing -> (sync_end acknowledged) -> protected -> (session_end) ->
+ * solo
+ *
+ * Invariants: a change gets its epoch and its place in the stream in one step, so a cut is one
+ * place in the stream and needs no drain; epoch numbers only grow. */
+#ifndef TANDEM_CORE_PRIMARY_H
+#define TANDEM_CORE_PRIMARY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/queue.h"
+#include "core/record.h"
+
+enum primary_state { PRIMARY_SOLO, PRIMARY_SYNCING, PRIMARY_PROTECTED, PRIMARY_FAILED };
+
+/* Room that changes never take, so that seals, heartbeats and a goodbye always fit. */
+#define PRIMARY_QUEUE_ROOM 65536u
+#define PRIMARY_SEALED_MAX                                                                         \
+	512u /* remembered sealed epochs; beyond that ages are of the oldest kept */
+
+struct primary_sealed {
+	uint64_t epoch;
+	uint64_t since;         /* ns, time of its first change (or of the cut when empty) */
+	uint64_t total_changes; /* of the session up to its seal */
+};
+
+struct primary {
+	struct queue queue;
+	enum primary_state state;
+	uint64_t max_epoch_bytes;            /* cut early beyond this; 0 = never */
+	uint64_t open;                       /* number of the open epoch */
+	uint64_t changes, bytes, since;      /* of the open epoch */
+	uint64_t total_changes, total_bytes; /* of the session */
+	uint64_t sync_epoch;                 /* of the newest full sync */
+	uint64_t got_changes, got_bytes;     /* received by the peer */
+	uint64_t done_changes, done_bytes;   /* committed by the peer */
+	uint64_t committed, received;        /* epochs */
+	struct primary_sealed sealed[PRIMARY_SEALED_MAX];
+	unsigned sealed_first, sealed_count;
+};
+
+struct primary_pending {
+	uint64_t got_bytes, got_changes, got_epochs;    /* not received */
+	uint64_t done_bytes, done_changes, done_epochs; /* not committed */
+	uint64_t age_ns; /* of the oldest change that is not committed; 0 = none */
+};
+
+void primary_init(struct primary *p, void *mirrored, uint64_t queue_size);
+static inline bool primary_replicating(const struct primary *p)
+{
+	return p->state == PRIMARY_SYNCING || p->state == PRIMARY_PROTECTED;
+}
+
+/* The peer was accepted: epochs begin above floor; a full sync of sync_total bytes begins. */
+void primary_session_begin(
+	struct primary *p, uint64_t floor, uint64_t sync_total, uint64_t max_epoch_bytes);
+void primary_session_end(struct primary *p);
+
+/* A place in the stream for one change; rec has type, flags, volume, payload, offset, length; epoch
+ * and seq are filled in. NULL = the queue is full. The caller copies the payload and publishes. */
+uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now);
+/* Seals the open epoch; *ret_epoch is its number.  0 or -EAGAIN (queue full), -ENOTCONN (solo),
+ * -EBUSY (a full sync runs: there is nothing to commit yet). */
+int primary_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch);
+/* Whether a timer (interval ns; 0 = none) or the size asks for a cut now. */
+bool primary_cut_due(const struct primary *p, uint64_t now, uint64_t interval);
+/* Everything of the full sync is in the stream.  0 or -EAGAIN. */
+int primary_sync_end(struct primary *p, uint64_t now);
+/* HEARTBEAT or GOODBYE (text may be NULL). 0 or -EAGAIN. */
+int primary_say(struct primary *p, enum record_type type, uint64_t reason, uint64_t generation,
+	const char *text);
+
+/* One checked record of the peer (ACK_RECEIVED, ACK_COMMITTED). NULL, or why it cannot be. */
+const char *primary_ack(struct primary *p, const struct record *rec);
+void primary_get_pending(
+	const struct primary *p, uint64_t now, struct primary_pending *ret_pending);
+
+#endif
