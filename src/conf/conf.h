@@ -35,6 +35,7 @@ struct conf_node {
 	enum conf_ingest ingest; /* ingest = nbd (default none): exports of a secondary without a
 				  * primary are writable, the controller commits (DESIGN 3.1) */
 	int line;                /* of the section, for messages */
+	int link_line;           /* of the key "link" */
 };
 
 struct conf {
@@ -74,6 +75,11 @@ struct conf {
  */
 int conf_load(const char *path, struct conf **ret_conf, struct error *err);
 struct conf *conf_free(struct conf *conf);
+
+/* The one place that refuses a link in clear text; conf_load calls it last.  An error of kind
+ * ERROR_CONFIG, naming plaintext-link in [unsafe], when [security] sets neither tls-psk nor
+ * tls-x509, some node's link is not loopback, and plaintext-link is not yes. */
+int conf_check_plaintext(const struct conf *conf, struct error *err);
 
 /* The node called name; NULL name = the one named like this host (short host name).  Returns the
  * index in conf->nodes or a negative errno with the reason and the names that there are. */

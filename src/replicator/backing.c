@@ -231,14 +231,20 @@ int backing_submit_pwritev(struct backing_batch *batch, struct iovec *iov, int c
 
 int backing_submit_zero(struct backing_batch *batch, uint64_t len, uint64_t off, unsigned flags)
 {
+	int r;
+
 	if (batch->error == 0 && !batch->b->writable)
 		batch->error = -EROFS;
 	if (batch->error < 0 || len == 0)
 		return batch->error;
 	if (batch->b->ops->submit_zero)
-		return batch->b->ops->submit_zero(batch, len, off, flags);
-	batch->error = batch->b->ops->zero(batch->b, len, off, flags);
-	return batch->error;
+		r = batch->b->ops->submit_zero(batch, len, off, flags);
+	else
+		r = batch->b->ops->zero(batch->b, len, off, flags);
+	/* A refusal is an answer, not a failure of the batch. */
+	if (r < 0 && batch->error == 0 && !(r == -EOPNOTSUPP && (flags & BACKING_ZERO_FAST)))
+		batch->error = r;
+	return r;
 }
 
 int backing_batch_wait(struct backing_batch *batch)

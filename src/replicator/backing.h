@@ -5,6 +5,16 @@
  * bytes, already checked by the caller to lie inside the size.  They return 0 or negative errno.
  * Nothing here allocates on the request paths, except where libnbd does.
  *
+ * An NBD server that goes away: all requests in flight fail with -EIO (whether they were done is
+ * not known), and so do later ones until it is back; a request tries to connect again, at most once
+ * a second, and waits for that up to 5 seconds.  A server that hangs without closing makes requests
+ * wait, as a disk would.  If there were writes that it had acknowledged and not flushed, the next
+ * flush fails with -EIO, once, also when the server is back.
+ * So for every kind: after a failed flush nothing written since the last successful one is to be
+ * relied on, and a later successful flush does not change that.
+ *
+ * An open NBD backing has threads: open it after a fork, not before.
+ *
  * Contract for zero: after a successful `zero` the range reads as zeroes, whatever the flags.
  * (Tandem replicates a guest's trim as "zero, may unmap", so that both sides stay equal.) */
 #ifndef TANDEM_REPLICATOR_BACKING_H
@@ -60,9 +70,12 @@ int backing_flush(struct backing *b);
  * the backing knows nothing: one data extent. */
 int backing_extents(struct backing *b, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx);
 
-/* Many writes in flight from one thread: submit returns at once where the backing can (NBD), else
- * does the work; the buffers must stay valid until backing_wait, which waits for all submitted by
- * this batch and returns the first error.  A batch is used by one thread. */
+/* Many writes in flight from one thread: submit returns at once where the backing can (NBD, up to
+ * 64 in flight), else does the work; the buffers must stay valid until backing_batch_wait (the iov
+ * array need not), which waits for all submitted by this batch and returns the first error.  A
+ * batch is used by one thread, and what is in flight must not overlap. submit returns the first
+ * error so far, if there is one, and then does no more until the wait; the -EOPNOTSUPP of a refused
+ * fast zero comes from submit alone, and is no failure of the batch. */
 struct backing_batch;
 int backing_batch_new(struct backing *b, struct backing_batch **ret_batch);
 struct backing_batch *backing_batch_free(struct backing_batch *batch);

@@ -43,16 +43,24 @@ int transport_connect(const char *host, const char *port, const struct transport
 struct transport *transport_free(struct transport *t);
 
 /* Goes on with TCP connect and TLS handshake; 0 = established, -EAGAIN = poll and call again,
- * else failed, with the reason (also for an unauthenticated peer). */
+ * else failed, with the reason (also for an unauthenticated peer).  transport_fd may change from
+ * call to call: a host can have several addresses.  There is no time limit here: a peer that says
+ * nothing is for the caller to give up.
+ * With TLS 1.3 the connecting side is done before the other has looked at its certificate; a
+ * refusal then comes out of the first transport_read, and transport_reason tells it. */
 int transport_handshake(struct transport *t, struct error *err);
 
 int transport_fd(const struct transport *t);
-/* POLLIN/POLLOUT that the last -EAGAIN waits for (a TLS read may need POLLOUT). */
+/* POLLIN/POLLOUT that the last -EAGAIN of transport_handshake, or of read and of writev together,
+ * waits for (a TLS read may need POLLOUT); a success of either clears its part. */
 short transport_poll_events(const struct transport *t);
 /* Bytes already decrypted and not read: poll would not tell of them. */
 bool transport_has_pending(const struct transport *t);
 const char *transport_peer(const struct transport *t); /* "10.0.0.2:41234" */
 bool transport_is_tls(const struct transport *t);
+/* Why the last handshake, read or write failed, in a line without the peer's name; "" = it did not.
+ * After a failure the transport stays dead: reads and writes return -EIO. */
+const char *transport_reason(const struct transport *t);
 
 ssize_t transport_read(struct transport *t, void *buf, size_t len);
 /* May write less than asked.  After -EAGAIN with TLS the same bytes must be offered again first

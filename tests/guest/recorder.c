@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Runs inside the test guest. It writes numbered records to two disks in a strict order, so that a later
- * look at the disks tells whether both stand at one and the same moment.
+ * Runs inside the test guest. It writes numbered records to two disks in a strict order, so that a
+ * later look at the disks tells whether both stand at one and the same moment.
  *
- * Record n (from 0, 512 bytes) goes first to a file on the ext4 file system of one disk, is fsynced, and
- * only then goes to byte n*512 of the other, raw disk, is synced there too, and only then is announced as
- * "@@ synced n". With K records in the file and M on the raw disk, any crash leaves K == M or K == M+1.
+ * Record n (from 0, 512 bytes) goes first to a file on the ext4 file system of one disk, is
+ * fsynced, and only then goes to byte n*512 of the other, raw disk, is synced there too, and only
+ * then is announced as
+ * "@@ synced n". With K records in the file and M on the raw disk, any crash leaves K == M or K ==
+ * M+1.
  *
  * usage: recorder record|check FILE RAW-DISK
  */
@@ -39,9 +41,9 @@ enum seen {
 };
 
 struct tally {
-	uint64_t good;		/* records 0..good-1 are right */
-	uint64_t errors;	/* records that are neither right nor absent */
-	uint64_t unfinished;	/* a zero record at the end of the file: its data never arrived */
+	uint64_t good;       /* records 0..good-1 are right */
+	uint64_t errors;     /* records that are neither right nor absent */
+	uint64_t unfinished; /* a zero record at the end of the file: its data never arrived */
 };
 
 static void __attribute__((noreturn)) die(const char *what)
@@ -90,8 +92,9 @@ static enum seen look_at(const unsigned char *rec, uint64_t n)
 
 /*
  * Reads everything, also what is behind the last record: a record behind a gap is an error.
- * In the file the zeroes of one unfinished last record are legal: ext4 may commit the new size of the file
- * before it writes the data into a block the file already owns. On the raw disk all that follows is zero.
+ * In the file the zeroes of one unfinished last record are legal: ext4 may commit the new size of
+ * the file before it writes the data into a block the file already owns. On the raw disk all that
+ * follows is zero.
  */
 static struct tally scan(int fd, int is_file, unsigned char *chunk)
 {
@@ -111,7 +114,8 @@ static struct tally scan(int fd, int is_file, unsigned char *chunk)
 				zeroes++;
 			} else if (seen == SEEN_BAD || zeroes) {
 				if (t.errors++ < 5)
-					printf("@@ note record %llu is wrong or stands behind a gap\n",
+					printf("@@ note record %llu is wrong or stands behind a "
+					       "gap\n",
 						(unsigned long long)n);
 			} else {
 				t.good++;
@@ -146,7 +150,8 @@ static int record(int file, int raw, const struct tally *on_file, const struct t
 {
 	uint64_t n = on_raw->good;
 
-	/* The record that had reached the file only is completed first: the file already holds it. */
+	/* The record that had reached the file only is completed first: the file already holds it.
+	 */
 	printf("@@ recording from %llu\n", (unsigned long long)n);
 	for (;; n++) {
 		make_record(rec, n);
@@ -166,7 +171,7 @@ int main(int argc, char **argv)
 {
 	int recording = argc == 4 && strcmp(argv[1], "record") == 0;
 	int file, raw, ok;
-	struct tally on_file, on_raw;
+	struct tally on_file = {0}, on_raw;
 	unsigned char *chunk;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -177,19 +182,22 @@ int main(int argc, char **argv)
 	chunk = aligned_alloc(4096, CHUNK_SIZE);
 	if (!chunk)
 		die("memory");
-	file = recording ? open(argv[2], O_RDWR | O_CREAT | O_CLOEXEC, 0644) :
-			   open(argv[2], O_RDONLY | O_CLOEXEC);
-	if (file < 0)
+	file = recording ? open(argv[2], O_RDWR | O_CREAT | O_CLOEXEC, 0644)
+			 : open(argv[2], O_RDONLY | O_CLOEXEC);
+	/* A crash may come before the file: no records yet. */
+	if (file < 0 && (recording || errno != ENOENT))
 		die(argv[2]);
-	/* Direct, so that each record is one write of one sector, and a check reads the device itself. */
+	/* Direct, so that each record is one write of one sector, and a check reads the device
+	 * itself. */
 	raw = open(argv[3], (recording ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
 	if (raw < 0)
 		die(argv[3]);
 
-	on_file = scan(file, 1, chunk);
+	if (file >= 0)
+		on_file = scan(file, 1, chunk);
 	on_raw = scan(raw, 0, chunk);
 	ok = on_file.errors + on_raw.errors == 0 &&
-		(on_file.good == on_raw.good || on_file.good == on_raw.good + 1);
+	     (on_file.good == on_raw.good || on_file.good == on_raw.good + 1);
 	if (!recording || !ok)
 		printf("@@ check vda=%llu vdb=%llu ok=%d errors=%llu unfinished=%llu\n",
 			(unsigned long long)on_file.good, (unsigned long long)on_raw.good, ok,
