@@ -11,11 +11,16 @@
 #include "core/record.h"
 #include "util/uuid.h"
 
-#define JOURNAL_BLOCK 4096u            /* unit of every write */
+#define JOURNAL_BLOCK 4096u /* unit of every write */
+#ifdef TANDEM_SMALL_SIZES
+#define JOURNAL_RING_OFFSET 8192u
+#define JOURNAL_SEGMENT (64u << 10)
+#else
 #define JOURNAL_RING_OFFSET (1u << 20) /* of the ring in the file */
 #define JOURNAL_SEGMENT (4u << 20)
+#endif
 #define JOURNAL_CHUNK_HEADER 64u
-#define JOURNAL_CHUNK_MAX ((1u << 20) + (256u << 10))
+#define JOURNAL_CHUNK_MAX (RECORD_MAX_PAYLOAD + RECORD_MAX_PAYLOAD / 4)
 #define JOURNAL_MIN_RING (4ull * JOURNAL_SEGMENT)
 #define JOURNAL_CHUNK_SKIP 1u /* flag */
 

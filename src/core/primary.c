@@ -138,8 +138,11 @@ const char *primary_ack(struct primary *p, const struct record *rec)
 		p->got_changes = rec->offset;
 		p->got_bytes = rec->length;
 	} else {
-		if (rec->epoch >= p->open || rec->epoch < p->committed)
+		if (rec->epoch >= p->open)
 			return "acknowledges an epoch that was not sealed";
+		if (rec->epoch < p->sync_epoch || rec->epoch < p->committed ||
+			rec->offset < p->done_changes || rec->length < p->done_bytes)
+			return "acknowledges less than before";
 		p->committed = rec->epoch;
 		p->done_changes = rec->offset;
 		p->done_bytes = rec->length;

@@ -11,7 +11,11 @@
 
 #define RECORD_MAGIC 0x43524454u /* "TDRC" */
 #define RECORD_HEADER_SIZE 64u
+#ifdef TANDEM_SMALL_SIZES /* tests/sim: the same code, with sizes that a short run fills */
+#define RECORD_MAX_PAYLOAD (16u << 10)
+#else
 #define RECORD_MAX_PAYLOAD (1u << 20)
+#endif
 #define RECORD_MAX_SIZE (RECORD_HEADER_SIZE + RECORD_MAX_PAYLOAD)
 #define RECORD_ALIGN 8u
 #define RECORD_MAX_VOLUMES 64u

@@ -123,8 +123,12 @@ static void replica_drop_open(
 
 	while (*at) {
 		struct replica_epoch *e = *at;
+		bool committing = e->commit_placed ||
+				  (r->commit_due && e->sealed &&
+					  (!r->cfg.manual || e->number <= r->commit_allowed));
 
-		if (e->commit_placed || (unsealed_only && e->sealed)) {
+		if (committing || (unsealed_only && e->sealed) ||
+			(r->mode == REPLICA_DIRECT && e->number == r->direct_epoch)) {
 			at = &e->next;
 			continue;
 		}
@@ -135,12 +139,9 @@ static void replica_drop_open(
 		replica_epoch_drop(r, e);
 	}
 	/* Recovery drops by itself what has no SEAL; a later COMMIT must not take these along. */
-	if (sealed) {
-		struct record rec = {.type = RECORD_DISCARD};
-
-		if (replica_insert_record(r, &rec) < 0)
-			replica_fail(r, -ENOMEM, "out of memory");
-	}
+	r->discard_due |= sealed;
+	if (!r->lent && replica_settle(r) < 0)
+		replica_fail(r, -ENOMEM, "out of memory");
 	if (ret_epochs)
 		*ret_epochs = epochs;
 	if (ret_bytes)
@@ -148,11 +149,57 @@ static void replica_drop_open(
 	replica_log_trim(r);
 }
 
+void replica_direct_trim(struct replica *r)
+{
+	struct replica_chunk **at = &r->direct_first;
+
+	r->direct_last = NULL;
+	while (*at) {
+		struct replica_chunk *c = *at;
+
+		if (c->changes == 0 && c->pins == 0) {
+			*at = c->next;
+			replica_chunk_free(r, c);
+		} else {
+			r->direct_last = c;
+			at = &c->next;
+		}
+	}
+}
+
+/* A full sync that will not be finished.  A batch of it may still be out. */
+static void replica_direct_cancel(struct replica *r)
+{
+	struct replica_epoch **at = &r->open_first;
+
+	/* Images that it has not touched are what they were. */
+	r->mode = r->committed && !r->direct_touched ? REPLICA_READY : REPLICA_EMPTY;
+	while (*at && (*at)->number != r->direct_epoch)
+		at = &(*at)->next;
+	if (*at) {
+		struct replica_epoch *e = *at;
+
+		*at = e->next;
+		replica_epoch_drop(r, e);
+	}
+	if (r->filling && !r->direct_ended) {
+		replica_chunk_free(r, r->filling);
+		r->filling = NULL;
+	}
+	r->direct_ended = r->direct_final = false;
+	replica_direct_trim(r);
+	r->ops->changed(r->ctx);
+}
+
 void replica_session_begin(struct replica *r)
 {
 	replica_session_end(r);
+	if (r->mode == REPLICA_DIRECT)
+		replica_direct_cancel(r);
 	replica_drop_open(r, false, NULL, NULL);
 	r->session = true;
+	r->severed = false;
+	r->session_floor = max_u64(r->seen, r->received);
 	r->rx_seq = 1;
 	r->session_changes = r->session_bytes = r->acked_changes = 0;
 }
@@ -160,32 +207,13 @@ void replica_session_begin(struct replica *r)
 /* Partial bytes of the link are forgotten; whole records stay where they are. */
 void replica_session_end(struct replica *r)
 {
-	struct replica_chunk *c;
-
-	r->session = false;
+	r->session = r->lent = false;
 	r->rx_len = r->rx_at;
 	r->rx_need = 0;
 	replica_drop_open(r, true, NULL, NULL);
-	if (r->mode != REPLICA_DIRECT)
-		return;
-	/* A full sync that did not end: the images are inconsistent until the next one has. */
-	r->mode = REPLICA_EMPTY;
-	r->direct_ended = false;
-	c = r->direct_first;
-	r->direct_first = r->direct_last = NULL;
-	while (c) {
-		struct replica_chunk *next = c->next;
-
-		if (c->pins == 0)
-			replica_chunk_free(r, c);
-		c = next;
-	}
-	if (r->filling) {
-		replica_chunk_free(r, r->filling);
-		r->filling = NULL;
-		r->rx_at = r->rx_len = 0;
-	}
-	r->ops->changed(r->ctx);
+	/* A full sync that came whole still commits. */
+	if (replica_to_images(r))
+		replica_direct_cancel(r);
 }
 
 int replica_commit(struct replica *r, uint64_t epoch)
@@ -204,7 +232,15 @@ int replica_commit(struct replica *r, uint64_t epoch)
 
 void replica_discard(struct replica *r, uint64_t *ret_epochs, uint64_t *ret_bytes)
 {
-	replica_drop_open(r, false, ret_epochs, ret_bytes);
+	uint64_t epochs, bytes;
+
+	replica_drop_open(r, false, &epochs, &bytes);
+	/* What follows in this connection builds on what is gone. */
+	r->severed |= r->session && epochs > 0;
+	if (ret_epochs)
+		*ret_epochs = epochs;
+	if (ret_bytes)
+		*ret_bytes = bytes;
 	r->ops->changed(r->ctx);
 }
 
@@ -236,8 +272,8 @@ void replica_mark_committed(struct replica *r, uint64_t epoch)
 			r->done_first = e;
 		r->done_last = e;
 		r->committed = e->number;
-		if (r->session && (!r->open_first || r->open_first->number > epoch) &&
-			!r->cfg.ack_when_sealed)
+		if (r->session && e->number > r->session_floor && !replica_acks_seals(r) &&
+			(!r->open_first || r->open_first->number > epoch))
 			r->ops->send(r->ctx, &ack);
 	}
 	r->ops->changed(r->ctx);
@@ -268,8 +304,10 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 	}
 	for (const struct replica_epoch *e = r->applying; e; e = e->next)
 		s.unapplied++;
-	for (const struct replica_epoch *e = r->done_first; e; e = e->next)
+	for (const struct replica_epoch *e = r->done_first; e; e = e->next) {
 		s.unapplied++;
+		s.unapplied_bytes += e->bytes;
+	}
 	*ret_status = s;
 }
 
@@ -295,9 +333,11 @@ int replica_read_map(struct replica *r, unsigned volume, bool open, struct imap 
 {
 	imap_clear(m);
 	/* A change has its log position once its chunk is placed. */
+	if (open && (r->lent || replica_to_images(r)))
+		return -EBUSY;
 	if (open && replica_chunk_close(r) < 0)
 		return -ENOMEM;
-	if (replica_map_epochs(r->applying, volume, m) < 0 ||
+	if ((!r->batch_direct && replica_map_epochs(r->applying, volume, m) < 0) ||
 		replica_map_epochs(r->done_first, volume, m) < 0)
 		return -ENOMEM;
 	return open ? replica_map_epochs(r->open_first, volume, m) : 0;

@@ -134,6 +134,8 @@ int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const ch
 bool replica_rx_stuck(const struct replica *r);
 /* Nothing more to receive just now: acknowledges what was received. */
 void replica_rx_idle(struct replica *r);
+/* Whether replica_rx_idle would have something to say. */
+bool replica_unacknowledged(const struct replica *r);
 
 /* --- a local writer (ingest = nbd; a promoted node whose journal is not drained) --- */
 /* One change of the open epoch; payload NULL = ZERO.  len at most RECORD_MAX_PAYLOAD with payload.
@@ -158,8 +160,9 @@ void replica_fail(struct replica *r, int err, const char *why);
 /* --- the images --- */
 /* false = nothing to do.  At most about max_bytes, but always whole epochs. */
 bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_batch *ret_batch);
-/* The images hold the batch durably.  *ret_header is the journal header to make durable next (if
- * the function returns true), after which replica_tail_durable frees the space. */
+/* The images hold the batch durably (of a full sync only the final one must be durable).
+ * *ret_header is the journal header to make durable next (if the function returns true), after
+ * which replica_tail_durable frees the space. */
 bool replica_batch_done(
 	struct replica *r, struct replica_batch *batch, struct journal_header *ret_header);
 void replica_tail_durable(struct replica *r, const struct journal_header *h);
@@ -174,6 +177,7 @@ struct replica_status {
 	uint64_t journal_size, journal_used;
 	uint64_t pending_changes, pending_bytes, pending_epochs; /* not committed */
 	uint64_t unapplied;                                      /* epochs committed, not applied */
+	uint64_t unapplied_bytes;                                /* of their changes */
 	uint64_t sync_done, sync_total;
 	int error;
 	const char *why;

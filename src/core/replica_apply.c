@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* From committed epochs to batches for the images, and recovery of the epochs from the journal. */
+/* From committed epochs, or pieces of a full sync, to batches for the images. */
 #include "core/replica_internal.h"
 
 #include <errno.h>
@@ -91,6 +91,14 @@ static struct replica_epoch *replica_direct_piece(struct replica *r)
 	return piece;
 }
 
+/* What older sessions have on its way to be committed goes to the images first. */
+static bool replica_direct_ready(const struct replica *r)
+{
+	return r->mode == REPLICA_DIRECT && !r->direct_final &&
+	       !(r->open_first && r->open_first->commit_placed) &&
+	       (r->direct_first || r->direct_ended);
+}
+
 bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_batch *ret_batch)
 {
 	struct replica_batch b = {0};
@@ -113,7 +121,7 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 			b.bytes += e->bytes;
 			b.epoch = e->number;
 		}
-	} else if (r->mode == REPLICA_DIRECT && (r->direct_first || r->direct_ended)) {
+	} else if (replica_direct_ready(r)) {
 		r->applying = replica_direct_piece(r);
 		if (!r->applying)
 			return false;
@@ -121,6 +129,10 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 		b.final = r->direct_ended;
 		b.epoch = r->direct_epoch;
 		b.bytes = r->applying->bytes;
+		r->batch_direct = r->direct_touched = true;
+		r->direct_final = b.final;
+	} else if (replica_tail_due(r)) {
+		b.epoch = r->applied; /* nothing to write; the header frees the space */
 	} else {
 		return false;
 	}
@@ -144,7 +156,7 @@ bool replica_batch_done(
 	struct replica_epoch *e = r->applying;
 
 	r->applying = NULL;
-	r->batch_out = false;
+	r->batch_out = r->batch_direct = false;
 	replica_batch_free(r, b);
 	while (e) {
 		struct replica_epoch *next = e->next;
@@ -153,22 +165,9 @@ bool replica_batch_done(
 		e = next;
 	}
 	if (b->direct) {
-		/* Closed chunks without changes left go; those of an ended session too. */
-		struct replica_chunk **at = &r->direct_first;
-
-		r->direct_last = NULL;
-		while (*at) {
-			struct replica_chunk *c = *at;
-
-			if (c->changes == 0 && c->pins == 0) {
-				*at = c->next;
-				replica_chunk_free(r, c);
-			} else {
-				r->direct_last = c;
-				at = &c->next;
-			}
-		}
-		return false;
+		replica_direct_trim(r);
+		if (!b->final)
+			return false;
 	}
 	r->applied = max_u64(r->applied, b->epoch);
 	replica_log_trim(r);
@@ -178,12 +177,14 @@ bool replica_batch_done(
 	ret_header->incarnation = r->incarnation;
 	ret_header->tail = r->log_first ? r->log_first->head.pos : r->head;
 	ret_header->tail_chain = r->log_first ? r->log_first->head.chain : r->chain;
+	r->tail_out = true;
 	return true;
 }
 
 void replica_tail_durable(struct replica *r, const struct journal_header *h)
 {
 	r->durable = *h;
+	r->tail_out = false;
 	replica_log_kick(r);
 }
 
@@ -191,174 +192,40 @@ void replica_direct_committed(struct replica *r, uint64_t epoch)
 {
 	struct record ack = {.type = RECORD_ACK_COMMITTED,
 		.epoch = epoch,
-		.offset = r->session_changes,
-		.length = r->session_bytes};
+		.offset = r->sync_changes,
+		.length = r->sync_bytes};
+	struct replica_epoch *newest = NULL;
+	bool current = r->mode == REPLICA_DIRECT && r->direct_final && epoch == r->direct_epoch;
 
-	while (r->open_first && r->open_first->number <= epoch) {
-		struct replica_epoch *e = r->open_first;
-
-		r->open_first = e->next;
-		replica_epoch_drop(r, e);
-	}
-	r->mode = REPLICA_READY;
-	r->direct_ended = false;
-	r->committed = r->applied = r->received = max_u64(r->received, epoch);
-	if (r->session)
-		r->ops->send(r->ctx, &ack);
-	r->ops->changed(r->ctx);
-}
-
-/* --- recovery --- */
-
-struct replica_recovery {
-	struct replica *r;
-	journal_read_fn read_fn;
-	void *read_ctx;
-};
-
-static int replica_recover_read(void *ctx, uint64_t pos, void *buf, size_t len)
-{
-	struct replica_recovery *rec = ctx;
-
-	return rec->read_fn(rec->read_ctx, pos, buf, len);
-}
-
-static struct replica_chunk *replica_recover_chunk(
-	struct replica *r, const struct journal_chunk *jc)
-{
-	struct replica_chunk *c = r->log_last;
-
-	if (c && c->head.pos == jc->pos)
-		return c;
-	c = calloc(1, sizeof(*c));
-	if (!c)
-		return NULL;
-	c->head = *jc;
-	c->state = REPLICA_CHUNK_WRITTEN;
-	if (r->log_last)
-		r->log_last->next = c;
-	else
-		r->log_first = c;
-	r->log_last = c;
-	return c;
-}
-
-static void replica_recover_commit(struct replica *r, uint64_t epoch)
-{
-	struct replica_epoch **at = &r->open_first;
-
-	while (*at && (*at)->number <= epoch) {
-		struct replica_epoch *e = *at;
-
-		*at = e->next;
-		e->next = NULL;
-		if (!e->sealed || e->number <= r->applied) {
-			replica_epoch_drop(r, e);
-			continue;
-		}
-		if (r->done_last)
-			r->done_last->next = e;
-		else
-			r->done_first = e;
-		r->done_last = e;
-	}
+	if (r->mode == REPLICA_FAILED)
+		return;
+	r->direct_touched = false;
 	r->committed = max_u64(r->committed, epoch);
-}
-
-static int replica_recover_record(
-	void *ctx, const struct record *rec, uint64_t payload_pos, const struct journal_chunk *jc)
-{
-	struct replica *r = ((struct replica_recovery *)ctx)->r;
-	struct replica_chunk *c = replica_recover_chunk(r, jc);
-	struct replica_epoch *e;
-
-	if (!c)
-		return -ENOMEM;
-	if (rec->type == RECORD_COMMIT) {
-		c->commit = rec->epoch;
-		replica_recover_commit(r, rec->epoch);
-		return 0;
+	r->received = max_u64(r->received, epoch);
+	/* Else its session has ended meanwhile: the state is good all the same. */
+	if (current || r->mode == REPLICA_EMPTY) {
+		r->mode = REPLICA_READY;
+		r->direct_ended = r->direct_final = false;
 	}
-	if (rec->type == RECORD_DISCARD) {
-		while ((e = r->open_first)) {
+	if (current) {
+		while (r->open_first && r->open_first->number <= epoch) {
+			struct replica_epoch *e = r->open_first;
+
 			r->open_first = e->next;
 			replica_epoch_drop(r, e);
 		}
-		return 0;
+		if (r->session)
+			r->ops->send(r->ctx, &ack);
 	}
-	e = replica_epoch_get(r, rec->epoch);
-	if (!e)
-		return -ENOMEM;
-	if (rec->type == RECORD_SEAL) {
-		e->sealed = true;
-		return 0;
+	for (struct replica_epoch *e = r->open_first; e && e->sealed; e = e->next)
+		newest = e;
+	if (current && newest && r->session && replica_acks_seals(r)) {
+		ack.epoch = newest->number;
+		ack.offset = newest->total_changes;
+		ack.length = newest->total_bytes;
+		r->ops->send(r->ctx, &ack);
 	}
-	if (rec->volume >= r->cfg.volumes || rec->offset + rec->length > r->cfg.sizes[rec->volume])
-		return -EBADMSG;
-
-	struct replica_change ch = {.off = rec->offset,
-		.len = rec->length,
-		.chunk = c,
-		.at = (uint32_t)(payload_pos - jc->pos),
-		.volume = (uint16_t)rec->volume,
-		.type_flags = rec->type == RECORD_ZERO
-				      ? (uint16_t)(1 | (rec->flags & RECORD_FLAG_UNMAP ? 2 : 0))
-				      : 0};
-
-	return replica_epoch_add(e, &ch);
-}
-
-int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn read_fn, void *ctx,
-	const char **ret_why)
-{
-	struct replica_recovery rec = {r, read_fn, ctx};
-	uint8_t *buf = malloc(JOURNAL_CHUNK_MAX);
-	uint64_t expected = r->committed;
-	struct replica_chunk **at = &r->log_first;
-	struct journal_end end;
-	int err;
-
-	*ret_why = "out of memory";
-	if (!buf)
-		return -ENOMEM;
-	r->committed = r->applied;
-	err = journal_scan(
-		&r->durable, replica_recover_read, replica_recover_record, &rec, buf, &end);
-	free(buf);
-	*ret_why = "cannot read the journal";
-	if (err < 0)
-		return err;
-	while (r->open_first) {
-		struct replica_epoch *e = r->open_first;
-
-		r->open_first = e->next;
-		replica_epoch_drop(r, e);
-	}
-	/* Chunks of the dropped tail. */
-	r->log_last = NULL;
-	while (*at && (*at)->head.pos < end.pos) {
-		r->log_last = *at;
-		at = &(*at)->next;
-	}
-	while (*at) {
-		struct replica_chunk *c = *at;
-
-		*at = c->next;
-		free(c);
-	}
-	r->head = end.pos;
-	r->chain = end.chain;
-	r->incarnation = incarnation;
-	r->received = r->committed;
-	r->seen = max_u64(r->seen, r->committed);
-	r->flush_want = r->flush_sent = r->committed;
-	*ret_why = "the journal ends before the committed epoch that the metadata names: "
-		   "the disk lost flushed writes";
-	if (r->committed < expected)
-		return -EBADMSG;
-	*ret_why = end.why;
-	if (r->committed)
-		r->mode = REPLICA_READY;
-	replica_log_trim(r);
-	return 0;
+	r->ops->changed(r->ctx);
+	if (replica_commit_next(r) < 0)
+		replica_fail(r, -ENOMEM, "out of memory");
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the replica share: replica.c (life, control, questions), replica_rx.c (link),
- * replica_log.c (chunks and commits), replica_apply.c (batches, recovery). */
+ * replica_log.c (chunks and commits), replica_apply.c (batches), replica_recover.c. */
 #ifndef TANDEM_CORE_REPLICA_INTERNAL_H
 #define TANDEM_CORE_REPLICA_INTERNAL_H
 
@@ -8,7 +8,10 @@
 
 /* A COMMIT and a DISCARD record always fit behind the received ones. */
 #define REPLICA_CHUNK_ROOM (JOURNAL_CHUNK_MAX - 2 * RECORD_HEADER_SIZE)
-#define REPLICA_CHUNK_CLOSE (1u << 20) /* a chunk this full is closed */
+#define REPLICA_CHUNK_CLOSE RECORD_MAX_PAYLOAD /* a chunk this full is closed */
+/* Journal space that received changes never take: the chunk being filled, and the one with the
+ * COMMIT that frees the others, must always find room, each perhaps behind a skip. */
+#define REPLICA_JOURNAL_ROOM (4 * JOURNAL_CHUNK_MAX)
 
 struct replica {
 	struct replica_config cfg;
@@ -34,18 +37,26 @@ struct replica {
 	struct replica_epoch *open_first;
 	struct replica_epoch *done_first, *done_last;
 	struct replica_epoch *applying; /* in the batch that is out */
-	bool batch_out;
+	bool batch_out, batch_direct;
+	bool tail_out; /* a header is on its way to the disk */
 	uint64_t seen, received, committed, applied;
 	uint64_t commit_allowed; /* manual: the controller's word */
 
 	/* session */
 	bool session;
+	bool severed;           /* epochs of it were discarded: nothing more of it counts */
+	uint64_t session_floor; /* epochs up to it are of former sessions */
 	uint64_t rx_seq;
-	uint32_t rx_at, rx_len; /* in filling->buf: first unparsed byte, end of received */
-	size_t rx_need;         /* of the record that begins at rx_at */
+	bool lent; /* the receiver writes into filling->buf: nothing there may move */
+	bool commit_due, discard_due; /* records to be placed when it has come back */
+	uint32_t rx_at, rx_len;       /* in filling->buf: first unparsed byte, end of received */
+	size_t rx_need;               /* of the record that begins at rx_at */
 	uint64_t session_changes, session_bytes, acked_changes;
 	uint64_t direct_epoch, sync_done, sync_total;
-	bool direct_ended;
+	uint64_t sync_changes, sync_bytes; /* of the session up to SYNC_END */
+	bool direct_ended;                 /* SYNC_END came: what follows is for the journal */
+	bool direct_final;                 /* the last batch was taken */
+	bool direct_touched;               /* the images hold a part of it */
 };
 
 /* replica_log.c */
@@ -57,10 +68,25 @@ int replica_insert_record(struct replica *r, const struct record *rec);
 /* Closes the filling chunk: to the journal, or in direct mode to the images. */
 int replica_chunk_close(struct replica *r);
 void replica_log_kick(struct replica *r);
+/* Places what had to wait for the receiver's buffer. */
+int replica_settle(struct replica *r);
+/* New changes for the journal would take what COMMITs need. */
+bool replica_space_low(const struct replica *r);
+/* Space can be freed by a header alone: what it held was dropped, not applied. */
+bool replica_tail_due(const struct replica *r);
 /* Places COMMIT records for sealed epochs that may commit. */
 int replica_commit_next(struct replica *r);
 bool replica_evict(struct replica *r);
 void replica_log_trim(struct replica *r);
+static inline bool replica_acks_seals(const struct replica *r)
+{
+	return r->cfg.ack_when_sealed && !r->cfg.manual;
+}
+/* Received changes are of a full sync in place, not for the journal. */
+static inline bool replica_to_images(const struct replica *r)
+{
+	return r->mode == REPLICA_DIRECT && !r->direct_ended;
+}
 
 /* replica.c */
 struct replica_epoch *replica_epoch_get(struct replica *r, uint64_t number);
@@ -68,5 +94,7 @@ int replica_epoch_add(struct replica_epoch *e, const struct replica_change *chan
 void replica_epoch_drop(struct replica *r, struct replica_epoch *e);
 void replica_epoch_free(struct replica_epoch *e);
 void replica_mark_committed(struct replica *r, uint64_t epoch);
+/* Frees the chunks of a full sync that nothing needs any more. */
+void replica_direct_trim(struct replica *r);
 
 #endif

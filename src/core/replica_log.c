@@ -14,6 +14,8 @@ struct replica_chunk *replica_chunk_new(struct replica *r)
 
 	if (!c)
 		return NULL;
+	while (r->staged + JOURNAL_CHUNK_MAX > r->cfg.staging_limit && replica_evict(r))
+		;
 	c->buf = aligned_alloc(JOURNAL_BLOCK, JOURNAL_CHUNK_MAX);
 	if (!c->buf) {
 		free(c);
@@ -54,10 +56,13 @@ int replica_insert_record(struct replica *r, const struct record *rec)
 {
 	uint8_t *at;
 
+	/* The space that is left free behind it is for two; a third needs another chunk. */
+	if (r->filling && r->rx_len + 2 * RECORD_HEADER_SIZE > JOURNAL_CHUNK_MAX &&
+		replica_chunk_close(r) < 0)
+		return -ENOMEM;
 	if (replica_filling_get(r) < 0)
 		return -ENOMEM;
-	/* What was received behind it moves up by one header; REPLICA_CHUNK_ROOM leaves the space.
-	 */
+	/* What was received behind it moves up by one header. */
 	at = r->filling->buf + r->rx_at;
 	memmove(at + RECORD_HEADER_SIZE, at, r->rx_len - r->rx_at);
 	record_put_header(at, rec);
@@ -124,24 +129,31 @@ void replica_log_kick(struct replica *r)
 
 int replica_chunk_close(struct replica *r)
 {
-	struct replica_chunk *c = r->filling;
+	struct replica_chunk *c = r->filling, *skip = NULL, *next = NULL;
 	uint32_t rest = r->rx_len - r->rx_at;
-	uint64_t room;
 
 	if (!c || c->head.used == JOURNAL_CHUNK_HEADER)
 		return 0;
-	r->filling = NULL;
+	/* All memory first, so that nothing has changed when there is none. */
+	if (!replica_to_images(r) && JOURNAL_SEGMENT - r->head % JOURNAL_SEGMENT <
+					     round_up(c->head.used, JOURNAL_BLOCK)) {
+		skip = replica_chunk_new(r);
+		if (!skip)
+			return -ENOMEM;
+	}
 	if (rest > 0) {
-		uint32_t at = r->rx_at;
-
-		if (replica_filling_get(r) < 0) {
-			r->filling = c;
+		next = replica_chunk_new(r);
+		if (!next) {
+			if (skip)
+				replica_chunk_free(r, skip);
 			return -ENOMEM;
 		}
-		memcpy(r->filling->buf + JOURNAL_CHUNK_HEADER, c->buf + at, rest);
-		r->rx_len = JOURNAL_CHUNK_HEADER + rest;
+		memcpy(next->buf + JOURNAL_CHUNK_HEADER, c->buf + r->rx_at, rest);
 	}
-	if (r->mode == REPLICA_DIRECT) {
+	r->filling = next;
+	r->rx_at = JOURNAL_CHUNK_HEADER;
+	r->rx_len = JOURNAL_CHUNK_HEADER + rest;
+	if (replica_to_images(r)) {
 		c->state = REPLICA_CHUNK_WRITTEN;
 		c->next = NULL;
 		if (r->direct_last)
@@ -152,15 +164,7 @@ int replica_chunk_close(struct replica *r)
 		r->ops->apply_ready(r->ctx);
 		return 0;
 	}
-	room = JOURNAL_SEGMENT - r->head % JOURNAL_SEGMENT;
-	if (room < round_up(c->head.used, JOURNAL_BLOCK)) {
-		struct replica_chunk *skip = replica_chunk_new(r);
-
-		if (!skip) {
-			replica_fail(r, -ENOMEM, "out of memory");
-			replica_chunk_free(r, c);
-			return -ENOMEM;
-		}
+	if (skip) {
 		skip->head.flags = JOURNAL_CHUNK_SKIP;
 		replica_place(r, skip);
 	}
@@ -175,7 +179,8 @@ int replica_commit_next(struct replica *r)
 {
 	struct replica_epoch *newest = NULL;
 
-	if (r->mode != REPLICA_READY)
+	r->commit_due = r->lent;
+	if (r->mode != REPLICA_READY || r->lent)
 		return 0;
 	for (struct replica_epoch *e = r->open_first; e && e->sealed; e = e->next) {
 		if (r->cfg.manual && e->number > r->commit_allowed)
@@ -196,6 +201,34 @@ int replica_commit_next(struct replica *r)
 	for (struct replica_epoch *e = r->open_first; e != newest->next; e = e->next)
 		e->commit_placed = true;
 	return replica_chunk_close(r);
+}
+
+int replica_settle(struct replica *r)
+{
+	struct record discard = {.type = RECORD_DISCARD};
+
+	/* COMMIT first: what was to be committed before a discard is not part of it. */
+	if (r->commit_due && replica_commit_next(r) < 0)
+		return -ENOMEM;
+	if (r->discard_due && replica_insert_record(r, &discard) < 0)
+		return -ENOMEM;
+	r->discard_due = false;
+	return 0;
+}
+
+bool replica_space_low(const struct replica *r)
+{
+	return r->head - r->durable.tail + REPLICA_JOURNAL_ROOM > r->durable.ring_size;
+}
+
+static uint64_t replica_tail(const struct replica *r)
+{
+	return r->log_first ? r->log_first->head.pos : r->head;
+}
+
+bool replica_tail_due(const struct replica *r)
+{
+	return !r->tail_out && replica_tail(r) - r->durable.tail >= JOURNAL_SEGMENT;
 }
 
 static void replica_flush_start(struct replica *r)
@@ -229,6 +262,8 @@ void replica_flushed(struct replica *r, int err)
 		replica_fail(r, err, "cannot flush the journal");
 		return;
 	}
+	if (r->mode == REPLICA_FAILED)
+		return; /* whatever it was, nothing is promised any more */
 	if (r->flush_sent > r->committed)
 		replica_mark_committed(r, r->flush_sent);
 	replica_flush_start(r);
@@ -242,12 +277,14 @@ void replica_log_trim(struct replica *r)
 		struct replica_chunk *c = r->log_first;
 
 		if (c->changes || c->pins || c->commit > r->applied || c->commit > r->committed)
-			return;
+			break;
 		r->log_first = c->next;
 		if (!r->log_first)
 			r->log_last = NULL;
 		replica_chunk_free(r, c);
 	}
+	if (!r->batch_out && replica_tail_due(r))
+		r->ops->apply_ready(r->ctx);
 }
 
 struct replica_chunk *replica_chunk_pin(struct replica *r, uint64_t pos)

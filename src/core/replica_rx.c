@@ -9,26 +9,32 @@
 #include "util/bytes.h"
 #include "util/crc.h"
 
-#define REPLICA_RX_STEP (256u << 10) /* bytes asked for at once, unless a record needs more */
+/* Bytes asked for at once, unless a record needs more. */
+#define REPLICA_RX_STEP (RECORD_MAX_PAYLOAD / 4)
 
 bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len)
 {
 	size_t have, want = REPLICA_RX_STEP;
 
-	if (r->mode == REPLICA_FAILED)
+	r->lent = false;
+	if (r->mode == REPLICA_FAILED || replica_settle(r) < 0)
 		return false;
-	if (!r->filling) {
-		while (r->staged + JOURNAL_CHUNK_MAX > r->cfg.staging_limit)
-			if (!replica_evict(r))
-				return false;
-		if (replica_filling_get(r) < 0)
+	if (!replica_to_images(r) && replica_space_low(r))
+		return false;
+	/* Records put in from this side may have filled the chunk. */
+	if (r->filling && r->rx_len >= REPLICA_CHUNK_ROOM && replica_chunk_close(r) < 0)
+		return false;
+	while (r->staged + (r->filling ? 0 : JOURNAL_CHUNK_MAX) > r->cfg.staging_limit)
+		if (!replica_evict(r))
 			return false;
-	}
+	if (replica_filling_get(r) < 0)
+		return false;
 	have = r->rx_len - r->rx_at;
 	if (r->rx_need > have + want)
 		want = r->rx_need - have;
 	*ret_buf = r->filling->buf + r->rx_len;
 	*ret_len = min_u64(want, REPLICA_CHUNK_ROOM - r->rx_len);
+	r->lent = true;
 	return true;
 }
 
@@ -36,9 +42,10 @@ bool replica_rx_stuck(const struct replica *r)
 {
 	const struct replica_chunk *c = r->write_first;
 
-	return c && c->state == REPLICA_CHUNK_WAITING && !r->batch_out && !r->done_first &&
-	       !r->flushing && r->open_first && !r->open_first->sealed && r->log_first &&
-	       r->log_first->head.pos == r->durable.tail;
+	/* Nothing is on its way to the disk or to the images that would free space in the end. */
+	return r->mode == REPLICA_READY && replica_space_low(r) && !r->batch_out &&
+	       !r->done_first && !r->tail_out && !replica_tail_due(r) &&
+	       (!c || c->state == REPLICA_CHUNK_WAITING) && r->open_first && !r->open_first->sealed;
 }
 
 /* Checks that do not depend on the record alone.  NULL = fine. */
@@ -46,8 +53,12 @@ static const char *replica_check_context(const struct replica *r, const struct r
 {
 	const struct replica_epoch *e = r->open_first;
 
-	if (rec->epoch && rec->epoch <= r->received && rec->type != RECORD_HEARTBEAT)
+	if (r->severed && rec->type != RECORD_GOODBYE)
+		return "epochs of this connection were discarded";
+	if (rec->epoch && rec->epoch <= r->received)
 		return "record of an epoch that is closed";
+	if (rec->epoch && rec->epoch <= r->session_floor)
+		return "record of an epoch of a former connection";
 	switch (rec->type) {
 	case RECORD_WRITE:
 	case RECORD_ZERO:
@@ -57,6 +68,8 @@ static const char *replica_check_context(const struct replica *r, const struct r
 			return "beyond the end of the volume";
 		if (r->mode == REPLICA_EMPTY)
 			return "change without a full sync before it";
+		if (replica_to_images(r) && rec->epoch != r->direct_epoch)
+			return "change of another epoch in a full sync";
 		return NULL;
 	case RECORD_SEAL:
 		while (e && e->number < rec->epoch) {
@@ -64,17 +77,21 @@ static const char *replica_check_context(const struct replica *r, const struct r
 				return "seal out of order";
 			e = e->next;
 		}
-		if (r->mode != REPLICA_READY)
+		if (r->mode == REPLICA_EMPTY || replica_to_images(r))
 			return "seal without a committed state";
 		if (rec->offset != (e && e->number == rec->epoch ? e->count : 0) ||
 			rec->length != (e && e->number == rec->epoch ? e->bytes : 0))
 			return "seal does not match what came of its epoch";
 		return NULL;
 	case RECORD_SYNC_BEGIN:
-		return r->mode == REPLICA_DIRECT ? "sync begun twice" : NULL;
+		return r->mode == REPLICA_DIRECT || r->session_changes
+			       ? "full sync is not the first of the connection"
+			       : NULL;
 	case RECORD_SYNC_END:
-		return r->mode != REPLICA_DIRECT || rec->epoch != r->direct_epoch
-			       ? "end of a sync that was not begun"
+		if (!replica_to_images(r) || rec->epoch != r->direct_epoch)
+			return "end of a sync that was not begun";
+		return rec->offset != r->session_changes || rec->length != r->session_bytes
+			       ? "end of sync does not match what came of it"
 			       : NULL;
 	case RECORD_HELLO:
 		return "second hello";
@@ -120,20 +137,39 @@ static int replica_take_seal(struct replica *r, const struct record *rec)
 	e->total_changes = r->session_changes;
 	e->total_bytes = r->session_bytes;
 	r->received = rec->epoch;
-	if (r->cfg.ack_when_sealed && !r->cfg.manual && r->session)
+	if (replica_acks_seals(r) && r->session && r->mode == REPLICA_READY)
 		r->ops->send(r->ctx, &ack);
 	return replica_commit_next(r);
 }
 
-static void replica_sync_begin(struct replica *r, const struct record *rec)
+static int replica_sync_begin(struct replica *r, const struct record *rec)
 {
-	/* From here on the images are nobody's consistent state. */
+	/* What stands in the chunk is of former sessions and for the journal. */
+	if (replica_chunk_close(r) < 0)
+		return -ENOMEM;
 	r->mode = REPLICA_DIRECT;
 	r->direct_epoch = rec->epoch;
 	r->sync_total = rec->length;
 	r->sync_done = 0;
-	r->direct_ended = false;
+	r->direct_ended = r->direct_final = false;
 	r->ops->changed(r->ctx);
+	return 0;
+}
+
+/* The chunks up to here are for the images, the next ones for the journal. */
+static int replica_sync_end(struct replica *r, const struct record *rec)
+{
+	struct replica_epoch *e = replica_epoch_get(r, rec->epoch);
+
+	if (!e || replica_chunk_close(r) < 0)
+		return -ENOMEM;
+	e->sealed = true;
+	e->total_changes = r->sync_changes = r->session_changes;
+	e->total_bytes = r->sync_bytes = r->session_bytes;
+	r->direct_ended = true;
+	r->received = rec->epoch;
+	r->ops->apply_ready(r->ctx);
+	return 0;
 }
 
 /* One whole, valid record at rx_at.  *ret_keep: it stays in the chunk. */
@@ -152,14 +188,11 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 		r->filling->head.used = r->rx_at;
 		return replica_take_seal(r, rec);
 	case RECORD_SYNC_BEGIN:
-		replica_sync_begin(r, rec);
 		*ret_keep = false;
-		return 0;
+		return replica_sync_begin(r, rec);
 	case RECORD_SYNC_END:
 		*ret_keep = false;
-		r->direct_ended = true;
-		r->received = rec->epoch;
-		return 0;
+		return replica_sync_end(r, rec);
 	case RECORD_GOODBYE:
 		*ret_goodbye = (unsigned)rec->offset;
 		*ret_keep = false;
@@ -176,8 +209,12 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const char **ret_why)
 {
 	*ret_goodbye = 0;
+	*ret_why = "out of memory";
 	r->rx_len += (uint32_t)n;
 	r->rx_need = 0;
+	r->lent = false;
+	if (replica_settle(r) < 0)
+		return -ENOMEM;
 	while (r->filling && r->rx_at < r->rx_len) {
 		uint8_t *at = r->filling->buf + r->rx_at;
 		enum record_verdict v;
@@ -204,14 +241,9 @@ int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const ch
 		}
 		r->rx_seq++;
 		if (!keep) {
+			at = r->filling->buf + r->rx_at; /* it may stand in another chunk now */
 			memmove(at, at + size, r->rx_len - r->rx_at - size);
 			r->rx_len -= (uint32_t)size;
-		}
-		if (r->direct_ended && r->mode == REPLICA_DIRECT) {
-			err = replica_chunk_close(r);
-			if (err < 0)
-				return err;
-			r->ops->apply_ready(r->ctx);
 		}
 	}
 	if (r->filling && (r->filling->head.used >= REPLICA_CHUNK_CLOSE ||
@@ -227,13 +259,32 @@ void replica_rx_idle(struct replica *r)
 		.offset = r->session_changes,
 		.length = r->session_bytes};
 
+	r->lent = false;
+	/* No memory: both are done at the next occasion. */
+	(void)replica_settle(r);
 	/* Images of a full sync need not wait for a full chunk. */
-	if (r->mode == REPLICA_DIRECT)
-		(void)replica_chunk_close(r); /* no memory: the chunk stays as it is */
+	if (replica_to_images(r))
+		(void)replica_chunk_close(r);
 	if (r->session && r->acked_changes != r->session_changes) {
 		r->acked_changes = r->session_changes;
 		r->ops->send(r->ctx, &ack);
 	}
+}
+
+bool replica_unacknowledged(const struct replica *r)
+{
+	return r->session && r->acked_changes != r->session_changes;
+}
+
+/* The epoch that local changes belong to.  Never a number that was seen before: records of a
+ * dropped epoch may still stand in the journal. */
+static uint64_t replica_local_epoch(const struct replica *r)
+{
+	const struct replica_epoch *e = r->open_first;
+
+	while (e && e->next)
+		e = e->next;
+	return e && !e->sealed ? e->number : max_u64(r->seen, r->received) + 1;
 }
 
 int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint64_t len,
@@ -244,7 +295,7 @@ int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint6
 		.flags = !payload && unmap ? RECORD_FLAG_UNMAP : 0,
 		.volume = volume,
 		.payload = payload ? (uint32_t)len : 0,
-		.epoch = max_u64(r->received, r->committed) + 1,
+		.epoch = replica_local_epoch(r),
 		.offset = off,
 		.length = len,
 	};
@@ -255,6 +306,8 @@ int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint6
 
 	if (r->mode != REPLICA_READY)
 		return -EIO;
+	if (r->session)
+		return -EBUSY;
 	if (r->filling && r->rx_at + size > REPLICA_CHUNK_ROOM) {
 		err = replica_chunk_close(r);
 		if (err < 0)
@@ -262,6 +315,7 @@ int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint6
 	}
 	if (!replica_rx_buffer(r, &at, &room))
 		return -EAGAIN;
+	r->lent = false;
 	if (payload) {
 		memcpy(at + RECORD_HEADER_SIZE, payload, len);
 		memset(at + RECORD_HEADER_SIZE + len, 0, size - RECORD_HEADER_SIZE - len);
@@ -277,17 +331,17 @@ int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint6
 
 int replica_local_cut(struct replica *r, uint64_t *ret_epoch)
 {
-	uint64_t number = max_u64(r->received, r->committed) + 1;
+	uint64_t number = replica_local_epoch(r);
 	struct replica_epoch *e;
 	struct record seal = {.type = RECORD_SEAL, .epoch = number};
-	uint8_t *at;
-	size_t room;
 	int err;
 
 	if (r->mode != REPLICA_READY)
 		return -EIO;
-	if (!replica_rx_buffer(r, &at, &room))
-		return -EAGAIN;
+	if (r->session)
+		return -EBUSY;
+	if (replica_settle(r) < 0)
+		return -ENOMEM;
 	e = replica_epoch_get(r, number);
 	if (!e)
 		return -ENOMEM;

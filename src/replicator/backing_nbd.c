@@ -2,8 +2,7 @@
 /* Backing storage behind an NBD server: splits requests by what the server takes, makes unaligned
  * ones whole blocks, and spreads them over the connections (nbdconn.h).
  *
- * Invariants: a server that may have lost acknowledged writes makes the next flush fail; a refused
- * fast zero has changed nothing. */
+ * Invariant: a server that may have lost acknowledged writes makes the next flush fail. */
 #include <errno.h>
 #include <libnbd.h>
 #include <stdlib.h>
@@ -11,11 +10,6 @@
 
 #include "replicator/backing_nbd.h"
 #include "util/bytes.h"
-
-static struct backing_nbd *backing_nbd_of(struct backing *b)
-{
-	return (struct backing_nbd *)b;
-}
 
 /* The connection with the least to do; of idle ones always the same, which keeps caches warm. */
 static struct nbdconn *backing_nbd_pick(struct backing_nbd *nb, uint64_t end)
@@ -177,12 +171,12 @@ bool backing_nbd_is_aligned(
 	return (bits & (nb->shared.caps.block_min - 1)) == 0;
 }
 
-static int backing_nbd_pread(struct backing *b, void *buf, uint32_t len, uint64_t off)
+int backing_nbd_pread(struct backing *b, void *buf, uint32_t len, uint64_t off)
 {
 	return backing_nbd_any(backing_nbd_of(b), NBDCONN_READ, buf, len, off);
 }
 
-static int backing_nbd_pwritev(struct backing *b, struct iovec *iov, int count, uint64_t off)
+int backing_nbd_pwritev(struct backing *b, struct iovec *iov, int count, uint64_t off)
 {
 	struct backing_nbd *nb = backing_nbd_of(b);
 
@@ -198,29 +192,22 @@ static int backing_nbd_pwritev(struct backing *b, struct iovec *iov, int count, 
 	return 0;
 }
 
-/* The aligned part.  Only the first piece may be refused: after it something has changed. */
 static int backing_nbd_zero_blocks(
 	struct backing_nbd *nb, uint64_t len, uint64_t off, unsigned flags)
 {
-	unsigned hole = flags & BACKING_ZERO_UNMAP ? 0 : LIBNBD_CMD_FLAG_NO_HOLE;
-	bool first = flags & BACKING_ZERO_FAST;
-
 	while (len > 0) {
 		struct nbdconn_request r = {
 			.op = NBDCONN_ZERO,
-			.flags = hole | (first ? LIBNBD_CMD_FLAG_FAST_ZERO : 0),
+			.flags = flags & BACKING_ZERO_UNMAP ? 0 : LIBNBD_CMD_FLAG_NO_HOLE,
 			.len = min_u64(len, BACKING_NBD_ZERO_CHUNK),
 			.off = off,
 		};
 		int e = backing_nbd_one(nb, &r);
 
-		if (e == -EOPNOTSUPP && first)
-			return e;
 		if (e == -EOPNOTSUPP || e == -EINVAL)
 			e = backing_write_zeroes(&nb->base, r.len, r.off);
 		if (e < 0)
 			return e;
-		first = false;
 		off += r.len;
 		len -= r.len;
 	}
@@ -234,11 +221,12 @@ int backing_nbd_zero(struct backing *b, uint64_t len, uint64_t off, unsigned fla
 	uint64_t end = round_down(off + len, nb->shared.caps.block_min);
 	int r;
 
-	if ((flags & BACKING_ZERO_FAST) && !nb->shared.caps.can_fast_zero)
+	/* Never passed on: qemu-nbd has zeroed a part of the range when it refuses (seen with 7.2
+	 * and qcow2), and a refused one must not have changed anything. */
+	if (flags & BACKING_ZERO_FAST)
 		return -EOPNOTSUPP;
 	if (!nb->shared.caps.can_zero || start >= end)
 		return backing_write_zeroes(b, len, off);
-	/* The middle first: it is what may be refused. */
 	r = backing_nbd_zero_blocks(nb, end - start, start, flags);
 	if (r == 0 && start > off)
 		r = backing_write_zeroes(b, start - off, off);
@@ -247,29 +235,63 @@ int backing_nbd_zero(struct backing *b, uint64_t len, uint64_t off, unsigned fla
 	return r;
 }
 
-static int backing_nbd_flush(struct backing *b)
+/* Each connection that carried writes is asked, although the server said that a flush of one covers
+ * all: the others may be to a server that is no longer there, which nobody has noticed yet (a host
+ * that lost power says nothing), while this one is to its successor. */
+static int backing_nbd_flush_all(struct backing_nbd *nb)
+{
+	struct nbdconn_request r[BACKING_NBD_CONNECTIONS];
+	uint64_t writes[BACKING_NBD_CONNECTIONS];
+	struct nbdconn *conns[BACKING_NBD_CONNECTIONS];
+	struct nbdwait wait;
+	unsigned n = 0;
+	int e = 0;
+
+	nbdwait_init(&wait);
+	for (unsigned i = 0; i < nb->nconns; i++) {
+		if (!nbdconn_get_unflushed(nb->conns[i], &writes[n]))
+			continue;
+		conns[n] = nb->conns[i];
+		r[n] = (struct nbdconn_request){.op = NBDCONN_FLUSH, .wait = &wait};
+		nbdconn_submit(conns[n], &r[n]);
+		n++;
+	}
+	nbdwait_for(&wait, n);
+	for (unsigned i = 0; i < n; i++) {
+		if (r[i].result == 0)
+			nbdconn_set_flushed(conns[i], writes[i]);
+		else if (e == 0)
+			e = r[i].result;
+	}
+	if (n > 0)
+		return e;
+	/* What an earlier owner of the image left volatile is flushed as well. */
+	r[0] = (struct nbdconn_request){.op = NBDCONN_FLUSH};
+	return backing_nbd_one(nb, &r[0]);
+}
+
+int backing_nbd_flush(struct backing *b)
 {
 	struct backing_nbd *nb = backing_nbd_of(b);
-	struct nbdconn_request r = {.op = NBDCONN_FLUSH};
 	uint64_t losses = atomic_load(&nb->shared.losses);
 	uint64_t writes = atomic_load(&nb->shared.writes);
 	int e = 0;
 
 	if (losses != atomic_load(&nb->losses_told)) {
-		atomic_store(&nb->losses_told, losses);
-		return -EIO;
-	}
-	/* One flush is enough: of several connections the server said that a flush of one covers
-	 * what was answered on all.  A server without flush has nothing volatile. */
-	if (nb->shared.caps.can_flush)
-		e = backing_nbd_one(nb, &r);
-	/* Lost and found again in between: what we flushed may be another's cache. */
-	if (e == 0 && atomic_load(&nb->shared.losses) != losses)
 		e = -EIO;
+	} else {
+		/* A server without flush has nothing volatile. */
+		if (nb->shared.caps.can_flush)
+			e = backing_nbd_flush_all(nb);
+		/* Lost and found again in between: what we flushed may be another's cache.  A
+		 * connection counts its loss before it forgets its writes, so it is seen here. */
+		if (e == 0 && losses != atomic_load(&nb->shared.losses))
+			e = -EIO;
+	}
 	if (e < 0)
 		atomic_store(&nb->losses_told, atomic_load(&nb->shared.losses));
-	else
-		nbdconn_note_flushed(&nb->shared, writes);
+	/* After a failure too: it has been told that those are not to be relied on. */
+	nbdconn_note_flushed(&nb->shared, writes);
 	return e;
 }
 
@@ -296,7 +318,7 @@ static int backing_nbd_tell_extents(const struct nbdconn_request *r, uint64_t of
 	return 0;
 }
 
-static int backing_nbd_extents(
+int backing_nbd_extents(
 	struct backing *b, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx)
 {
 	struct backing_nbd *nb = backing_nbd_of(b);
@@ -322,118 +344,4 @@ static int backing_nbd_extents(
 		off = next;
 	}
 	return 0;
-}
-
-static int backing_nbd_refresh_size(struct backing *b)
-{
-	struct backing_nbd *nb = backing_nbd_of(b);
-
-	/* A connection keeps the size that it was told first. */
-	for (unsigned i = 0; i < nb->nconns; i++) {
-		struct nbdconn_request r = {.op = NBDCONN_RENEW};
-		struct nbdwait wait;
-
-		if (i > 0 && !nbdconn_is_ready(nb->conns[i], 0))
-			continue;
-		nbdwait_init(&wait);
-		r.wait = &wait;
-		nbdconn_submit(nb->conns[i], &r);
-		nbdwait_for(&wait, 1);
-		if (i == 0 && r.result < 0)
-			return r.result;
-	}
-	atomic_store(&nb->shared.size, nbdconn_size(nb->conns[0]));
-	b->info.size = nbdconn_size(nb->conns[0]);
-	return 0;
-}
-
-static void backing_nbd_free(struct backing *b)
-{
-	struct backing_nbd *nb = backing_nbd_of(b);
-
-	for (unsigned i = 0; i < nb->nconns; i++)
-		nbdconn_free(nb->conns[i]);
-	for (unsigned i = 0; i < BACKING_NBD_BOUNCES; i++) {
-		pthread_mutex_destroy(&nb->bounces[i].lock);
-		free(nb->bounces[i].block);
-	}
-	free(nb->uri);
-	free(nb);
-}
-
-static const struct backing_ops backing_nbd_ops = {
-	.free = backing_nbd_free,
-	.refresh_size = backing_nbd_refresh_size,
-	.pread = backing_nbd_pread,
-	.pwritev = backing_nbd_pwritev,
-	.zero = backing_nbd_zero,
-	.flush = backing_nbd_flush,
-	.extents = backing_nbd_extents,
-	.batch_new = backing_nbd_batch_new,
-	.batch_free = backing_nbd_batch_free,
-	.submit_pwritev = backing_nbd_batch_pwritev,
-	.submit_zero = backing_nbd_batch_zero,
-	.batch_wait = backing_nbd_batch_wait,
-};
-
-static int backing_nbd_fill_info(struct backing_nbd *nb)
-{
-	const struct nbdconn_caps *caps = &nb->shared.caps;
-	struct backing_info *info = &nb->base.info;
-
-	info->size = caps->size;
-	info->block_min = caps->block_min;
-	info->block_preferred = caps->block_preferred;
-	info->rotational = caps->rotational;
-	info->can_unmap = caps->can_zero; /* whether it frees space, no server says */
-	info->can_fast_zero = caps->can_fast_zero;
-	info->can_extents = caps->can_extents;
-	if (caps->block_min == 1)
-		return 0;
-	for (unsigned i = 0; i < BACKING_NBD_BOUNCES; i++) {
-		nb->bounces[i].block = malloc(caps->block_min);
-		if (!nb->bounces[i].block)
-			return -ENOMEM;
-	}
-	return 0;
-}
-
-int backing_nbd_open(
-	const char *uri, bool writable, struct backing **ret_backing, struct error *err)
-{
-	struct backing_nbd *nb = calloc(1, sizeof(*nb));
-	int r;
-
-	if (!nb)
-		return error_code(err, -ENOMEM, "backing %s", uri);
-	for (unsigned i = 0; i < BACKING_NBD_BOUNCES; i++)
-		pthread_mutex_init(&nb->bounces[i].lock, NULL);
-	nb->base.ops = &backing_nbd_ops;
-	nb->uri = strdup(uri);
-	nb->shared.uri = nb->uri;
-	nb->shared.writable = writable;
-	if (!nb->uri) {
-		r = error_code(err, -ENOMEM, "backing %s", uri);
-		goto fail;
-	}
-	r = nbdconn_new(&nb->shared, 0, &nb->conns[0], err);
-	if (r < 0)
-		goto fail;
-	nb->nconns = 1;
-	r = backing_nbd_fill_info(nb);
-	if (r < 0) {
-		(void)error_code(err, r, "backing %s", uri);
-		goto fail;
-	}
-	while (nb->shared.caps.multi_conn && nb->nconns < BACKING_NBD_CONNECTIONS) {
-		r = nbdconn_new(&nb->shared, nb->nconns, &nb->conns[nb->nconns], err);
-		if (r < 0)
-			goto fail;
-		nb->nconns++;
-	}
-	*ret_backing = &nb->base;
-	return 0;
-fail:
-	backing_nbd_free(&nb->base);
-	return r;
 }

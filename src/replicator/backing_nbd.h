@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Shared by the parts of the NBD backing: single requests (backing_nbd.c) and batches
- * (backing_nbd_batch.c). */
+/* Shared by the parts of the NBD backing: its life (backing_nbd_open.c), single requests
+ * (backing_nbd.c) and batches (backing_nbd_batch.c). */
 #ifndef TANDEM_REPLICATOR_BACKING_NBD_H
 #define TANDEM_REPLICATOR_BACKING_NBD_H
 
@@ -32,10 +32,21 @@ struct backing_nbd {
 	struct backing_nbd_bounce bounces[BACKING_NBD_BOUNCES];
 };
 
+static inline struct backing_nbd *backing_nbd_of(struct backing *b)
+{
+	return (struct backing_nbd *)b;
+}
+
 /* Hands r to the best connection; its end is told to wait. */
 void backing_nbd_submit(struct backing_nbd *nb, struct nbdconn_request *r, struct nbdwait *wait);
 bool backing_nbd_is_aligned(
 	const struct backing_nbd *nb, const struct iovec *iov, int count, uint64_t off);
+
+int backing_nbd_pread(struct backing *b, void *buf, uint32_t len, uint64_t off);
+int backing_nbd_pwritev(struct backing *b, struct iovec *iov, int count, uint64_t off);
+int backing_nbd_flush(struct backing *b);
+int backing_nbd_extents(
+	struct backing *b, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx);
 int backing_nbd_zero(struct backing *b, uint64_t len, uint64_t off, unsigned flags);
 
 int backing_nbd_batch_new(struct backing *b, struct backing_batch **ret_batch);

@@ -15,24 +15,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "replicator/nbdwait.h"
 #include "util/error.h"
 
 #define NBDCONN_EXTENTS 128 /* taken of one answer; the rest is asked for again */
-
-/* Counts completions; one thread waits, any complete.  The completer touches nothing after the
- * count but its address, so the waiter may live on a stack that is gone by then. */
-struct nbdwait {
-	_Atomic uint32_t word; /* completions, and the top bit: somebody sleeps */
-};
-
-static inline void nbdwait_init(struct nbdwait *w)
-{
-	atomic_init(&w->word, 0);
-}
-
-void nbdwait_complete(struct nbdwait *w);
-/* Until count completions since nbdwait_init. */
-void nbdwait_for(struct nbdwait *w, uint32_t count);
 
 enum nbdconn_op {
 	NBDCONN_READ,
@@ -66,7 +52,7 @@ struct nbdconn_caps {
 	uint64_t size;
 	uint32_t block_min, block_preferred, block_max;
 	bool read_only, rotational, multi_conn;
-	bool can_zero, can_fast_zero, can_flush, can_extents;
+	bool can_zero, can_flush, can_extents;
 };
 
 /* What the connections of one backing have in common; owned by the backing, outlives them. */
@@ -84,6 +70,10 @@ struct nbdconn_shared {
 };
 
 void nbdconn_note_flushed(struct nbdconn_shared *shared, uint64_t writes);
+/* Whether writes were acknowledged on this connection since the last set_flushed. */
+bool nbdconn_get_unflushed(const struct nbdconn *c, uint64_t *ret_writes);
+/* The first writes of them are flushed. */
+void nbdconn_set_flushed(struct nbdconn *c, uint64_t writes);
 
 /* index 0 is the connection that must be there: its first connect is waited for, its caps become
  * the shared ones.  The others connect in the background and may fail to. */

@@ -31,7 +31,6 @@ static int nbdconn_read_caps(
 		.rotational = nbd_is_rotational(h) > 0,
 		.multi_conn = nbd_can_multi_conn(h) > 0,
 		.can_zero = nbd_can_zero(h) > 0,
-		.can_fast_zero = nbd_can_zero(h) > 0 && nbd_can_fast_zero(h) > 0,
 		.can_flush = nbd_can_flush(h) > 0,
 		.can_extents = nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) > 0,
 	};
@@ -50,6 +49,7 @@ static int nbdconn_read_caps(
 	if (caps.block_max > NBDCONN_MAX_REQUEST)
 		caps.block_max = NBDCONN_MAX_REQUEST;
 	caps.block_max = (uint32_t)round_down(caps.block_max, caps.block_min);
+	caps.block_preferred = (uint32_t)max_u64(caps.block_preferred, caps.block_min);
 	*ret_caps = caps;
 	return 0;
 }
@@ -63,8 +63,6 @@ static const char *nbdconn_missing(const struct nbdconn_caps *was, const struct 
 		return "its largest request has shrunk";
 	if (was->can_zero && !now->can_zero)
 		return "it can no longer write zeroes";
-	if (was->can_fast_zero && !now->can_fast_zero)
-		return "it can no longer refuse slow zeroes";
 	if (was->can_flush && !now->can_flush)
 		return "it can no longer flush";
 	if (was->can_extents && !now->can_extents)
@@ -152,6 +150,9 @@ int nbdconn_connect(struct nbdconn *c, struct error *err)
 	(void)nbd_set_uri_allow_transports(
 		h, LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX);
 	(void)nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION);
+	/* The end of an export that is no whole block: whether it can be reached, the server knows.
+	 */
+	(void)nbd_set_strict_mode(h, nbd_get_strict_mode(h) & ~LIBNBD_STRICT_ALIGN);
 	/* Read buffers are the caller's and are not looked at after an error. */
 	(void)nbd_set_pread_initialize(h, false);
 	if (nbd_aio_connect_uri(h, c->shared->uri) < 0) {

@@ -32,6 +32,7 @@ struct nbdconn {
 	atomic_bool ready;
 	_Atomic uint64_t size;
 	_Atomic uint64_t retry_at;
+	_Atomic uint64_t writes, flushed; /* as in nbdconn_shared, of this connection */
 
 	_Atomic unsigned in_flight; /* submitted and not completed */
 
@@ -48,6 +49,19 @@ struct nbdconn {
 
 /* Makes the connection and checks what is offered; c->h is set on success only. */
 int nbdconn_connect(struct nbdconn *c, struct error *err);
+
+/* nbdconn_session.c; c->h is set, except in nbdconn_step and nbdconn_drain. */
+/* Waits for the socket or the eventfd, and lets libnbd do what there is to do.  1 = something
+ * happened, 0 = the time is over, -1 = the handle failed (nbd_get_error).  What was written to the
+ * eventfd is gone then: look at the queue before the next wait. */
 int nbdconn_step(struct nbdconn *c, int timeout_ms);
+void nbdconn_issue(struct nbdconn *c, struct nbdconn_request *r);
+void nbdconn_finish(struct nbdconn_request *r, int result);
+/* Ends the session if it is dead, or if step says so. */
+void nbdconn_check_alive(struct nbdconn *c, int step);
+/* Until nothing is in flight or the handle is dead; new requests stay in the queue. */
+void nbdconn_drain(struct nbdconn *c);
+int nbdconn_flush_alone(struct nbdconn *c);
+void nbdconn_disconnect(struct nbdconn *c);
 
 #endif

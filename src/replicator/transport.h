@@ -4,7 +4,8 @@
  *
  * TLS files are those of nbdkit and QEMU: a PSK file of "name:hexkey" lines; or a directory with
  * ca-cert.pem, server-cert.pem, server-key.pem, client-cert.pem, client-key.pem.  With X.509 both
- * sides verify the other's certificate against the CA (a client certificate is required).
+ * sides verify the other's certificate against the CA and for its role (a client certificate is
+ * required), and the connecting side that it is the one of the host it called (name or address).
  * TLS 1.2 at least.  All I/O calls return bytes, 0 or negative errno; -EAGAIN = wait for
  * transport_poll_events; reading 0 = orderly end. */
 #ifndef TANDEM_REPLICATOR_TRANSPORT_H

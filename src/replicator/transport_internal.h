@@ -59,6 +59,7 @@ struct transport {
 	/* TLS; session is NULL for plaintext. */
 	const struct transport_security *security; /* not owned; outlives the transport */
 	gnutls_session_t session;
+	gnutls_typed_vdata_st wanted[2]; /* of the peer's certificate; the session points here */
 	char unknown_user[64]; /* PSK identity that the peer presented and the file has not */
 	/* Plaintext bytes of a record that GnuTLS has taken and not yet got rid of. */
 	size_t record_pending;

@@ -23,13 +23,13 @@ static bool transport_tls_is_address(const char *host)
 static void transport_tls_verify(struct transport *t)
 {
 	const char *purpose = t->is_server ? GNUTLS_KP_TLS_WWW_CLIENT : GNUTLS_KP_TLS_WWW_SERVER;
-	gnutls_typed_vdata_st want[2] = {
-		{.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (unsigned char *)purpose},
-		{.type = GNUTLS_DT_DNS_HOSTNAME, .data = (unsigned char *)t->host},
-	};
 
 	/* An address is compared with the certificate's address entries, a name with its names. */
-	gnutls_session_set_verify_cert2(t->session, want, t->is_server ? 1 : 2, 0);
+	t->wanted[0] = (gnutls_typed_vdata_st){
+		.type = GNUTLS_DT_KEY_PURPOSE_OID, .data = (unsigned char *)purpose};
+	t->wanted[1] = (gnutls_typed_vdata_st){
+		.type = GNUTLS_DT_DNS_HOSTNAME, .data = (unsigned char *)t->host};
+	gnutls_session_set_verify_cert2(t->session, t->wanted, t->is_server ? 1 : 2, 0);
 }
 
 int transport_tls_start(struct transport *t)
@@ -74,13 +74,18 @@ static short transport_tls_direction(const struct transport *t)
 static int transport_tls_fail_certificate(struct transport *t)
 {
 	unsigned status = gnutls_session_get_verify_cert_status(t->session);
+	bool other = !t->is_server && (status & GNUTLS_CERT_UNEXPECTED_OWNER);
 	gnutls_datum_t text;
+	size_t len;
 	int r;
 
 	if (gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0) < 0)
 		return transport_fail(t, -EACCES, "TLS: the peer's certificate is not valid");
-	r = transport_fail(t, -EACCES, "TLS: %.200s%s%.60s", (char *)text.data,
-		t->is_server ? "" : "Expected was ", t->is_server ? "" : t->host);
+	len = strlen((char *)text.data);
+	while (len > 0 && text.data[len - 1] == ' ')
+		text.data[--len] = '\0';
+	r = transport_fail(t, -EACCES, "TLS: %.160s%s%.60s%s", (char *)text.data,
+		other ? " (expected: " : "", other ? t->host : "", other ? ")" : "");
 	gnutls_free(text.data);
 	return r;
 }
@@ -102,6 +107,11 @@ static int transport_tls_fail_handshake(struct transport *t, int e)
 	case GNUTLS_E_CERTIFICATE_REQUIRED:
 	case GNUTLS_E_NO_CERTIFICATE_FOUND:
 		return transport_fail(t, -EACCES, "TLS: the peer has shown no certificate");
+	case GNUTLS_E_INSUFFICIENT_CREDENTIALS:
+	case GNUTLS_E_NO_CIPHER_SUITES:
+		return transport_fail(t, -EACCES,
+			"TLS: nothing in common with the peer: "
+			"is one side with PSK and the other with X.509?");
 	case GNUTLS_E_PREMATURE_TERMINATION:
 	case GNUTLS_E_PULL_ERROR:
 	case GNUTLS_E_PUSH_ERROR:
@@ -112,7 +122,8 @@ static int transport_tls_fail_handshake(struct transport *t, int e)
 	case GNUTLS_E_UNEXPECTED_PACKET_LENGTH:
 	case GNUTLS_E_UNSUPPORTED_VERSION_PACKET:
 	case GNUTLS_E_RECORD_OVERFLOW:
-		return transport_fail(t, -EPROTO, "TLS: what the peer sends is not TLS (%s)", text);
+		return transport_fail(
+			t, -EPROTO, "TLS: what the peer sends is not TLS 1.2 or newer (%s)", text);
 	}
 	if (psk_server && t->unknown_user[0])
 		return transport_fail(t, -EACCES, "TLS: unknown PSK user \"%s\"", t->unknown_user);

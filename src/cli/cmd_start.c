@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* tandem primary, tandem secondary: this process becomes nbdkit with the Tandem plugin, so that who
+ * supervises it (a shell, systemd) sees the node's own exit and signals.
+ *
+ * The lock on STATE_DIR is taken here and goes over to nbdkit: whoever holds it may remove sockets
+ * that a killed node left behind, because nobody can be listening on them. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "replicator/init.h"
+#include "util/file.h"
+
+#define START_PLUGIN "nbdkit-tandem-plugin.so"
+#define START_UNINSTALLED "src/replicator/" START_PLUGIN /* from the program's own directory */
+
+/* The plugin: TANDEM_PLUGIN, or the one of the build that this program stands in, or the installed
+ * one.  An absolute path: nbdkit takes a bare name for a plugin of its own directory. */
+static int start_find_plugin(char ret_path[PATH_MAX], struct error *err)
+{
+	const char *env = getenv("TANDEM_PLUGIN");
+	char self[PATH_MAX], path[PATH_MAX + sizeof(START_UNINSTALLED)];
+	ssize_t n;
+
+	if (env && *env) {
+		if (realpath(env, ret_path))
+			return 0;
+		return error_errno(err, "plugin %.300s (from TANDEM_PLUGIN)", env);
+	}
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n < 0)
+		return error_errno(err, "cannot read /proc/self/exe");
+	self[n] = '\0';
+	strrchr(self, '/')[1] = '\0';
+	snprintf(path, sizeof(path), "%s%s", self, START_UNINSTALLED);
+	if (realpath(path, ret_path))
+		return 0;
+	if (realpath(TANDEM_PLUGIN_DIR "/" START_PLUGIN, ret_path))
+		return 0;
+	return error_errno(err, "plugin %s", TANDEM_PLUGIN_DIR "/" START_PLUGIN);
+}
+
+/* Fills path, and removes what a node that was killed left there. */
+static int start_clear_socket(struct cli *cli, const char *name, char *path, struct error *err)
+{
+	if (!client_socket(cli->node, name, path, err))
+		return err->code;
+	if (unlink(path) < 0 && errno != ENOENT)
+		return error_errno(err, "cannot remove the old socket %s", path);
+	return 0;
+}
+
+static int start_exec(
+	struct cli *cli, const char *role, char *socket, char *plugin, struct error *err)
+{
+	char threads[24], config[PATH_MAX + 8], node[CONF_MAX_NAME + 8], as[24];
+	char resolved[PATH_MAX];
+	char *argv[] = {(char[]){"nbdkit"}, (char[]){"-f"}, (char[]){"-U"}, socket, (char[]){"-t"},
+		threads, plugin, config, node, as, NULL};
+
+	/* absolute: what follows must not depend on the working directory */
+	if (!realpath(cli->conf->path, resolved))
+		return error_errno(err, "configuration %.300s", cli->conf->path);
+	snprintf(threads, sizeof(threads), "%llu", (unsigned long long)cli->conf->threads);
+	snprintf(config, sizeof(config), "config=%s", resolved);
+	snprintf(node, sizeof(node), "node=%s", cli->node->name);
+	snprintf(as, sizeof(as), "role=%s", role);
+	execvp(argv[0], argv);
+	(void)error_errno(err, "cannot run nbdkit");
+	err->kind = ERROR_GENERAL;
+	return err->code;
+}
+
+static int start_node(struct cli *cli, const char *role, struct error *err)
+{
+	char plugin[PATH_MAX], control[CLIENT_PATH_SIZE], nbd[CLIENT_PATH_SIZE];
+	int lock, r;
+
+	r = start_find_plugin(plugin, err);
+	if (r < 0)
+		return r;
+	r = init_lock(cli->conf, cli->node_index, &lock, err);
+	if (r < 0)
+		return r;
+	r = file_mkdirs(cli->node->run_dir, 0755); /* the sockets in it have modes of their own */
+	if (r < 0)
+		(void)error_code(err, r, "cannot create run-dir %.300s", cli->node->run_dir);
+	if (r == 0)
+		r = start_clear_socket(cli, "control.sock", control, err);
+	if (r == 0)
+		r = start_clear_socket(cli, "nbd.sock", nbd, err);
+	if (r == 0)
+		r = start_exec(cli, role, nbd, plugin, err);
+	close(lock);
+	return r;
+}
+
+int cmd_primary(struct cli *cli, struct error *err)
+{
+	return start_node(cli, "primary", err);
+}
+
+int cmd_secondary(struct cli *cli, struct error *err)
+{
+	return start_node(cli, "secondary", err);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The table of commands and their options: --help prints it, the completion reads --help, and a
+ * test compares it with tandem(1). */
+#include <stddef.h>
+
+#include "cli/cli.h"
+
+#define FLAG(option, field, text)                                                                  \
+	{                                                                                          \
+		.name = option, .type = OPTION_FLAG, .offset = offsetof(struct cli_args, field),   \
+		.help = text                                                                       \
+	}
+#define END                                                                                        \
+	{                                                                                          \
+		.name = NULL                                                                       \
+	}
+#define DAY_MS 86400000
+
+static const struct option_spec options_none[] = {END};
+
+static const struct option_spec options_init[] = {
+	FLAG("force", force, "forget what an initialised node knows; disks are not touched"),
+	END,
+};
+
+static const struct option_spec options_status[] = {
+	FLAG("json", json, "print the node's answer as JSON"),
+	FLAG("watch", watch, "go on, until interrupted"),
+	{
+		.name = "interval",
+		.type = OPTION_SECONDS,
+		.value = "S",
+		.min = 100,
+		.max = DAY_MS,
+		.offset = offsetof(struct cli_args, interval_ms),
+		.help = "with --watch: look again after S seconds (default: 1)",
+	},
+	END,
+};
+
+static const struct option_spec options_pending[] = {
+	FLAG("json", json, "print the node's answer as JSON"),
+	END,
+};
+
+static const struct option_spec options_cut[] = {
+	{
+		.name = "wait",
+		.type = OPTION_CHOICE,
+		.value = "received|committed", /* in the order of enum cli_wait */
+		.offset = offsetof(struct cli_args, wait),
+		.help = "until the secondary has the epoch (no value: committed)",
+	},
+	{
+		.name = "timeout",
+		.type = OPTION_SECONDS,
+		.value = "S",
+		.min = 1,
+		.max = DAY_MS,
+		.offset = offsetof(struct cli_args, timeout_ms),
+		.help = "with --wait: give up after S seconds (default: 30)",
+	},
+	END,
+};
+
+static const struct option_spec options_commit[] = {
+	{
+		.name = "epoch",
+		.type = OPTION_NUMBER,
+		.value = "N",
+		.min = 1,
+		.max = INT64_MAX,
+		.offset = offsetof(struct cli_args, epoch),
+		.help = "up to and including epoch N (default: the newest sealed one)",
+	},
+	END,
+};
+
+static const struct option_spec options_promote[] = {
+	FLAG("force", force, "also while the primary is alive: it stops serving writes"),
+	END,
+};
+
+const struct command commands[] = {
+	{"init", "create a node's own files",
+		"Creates the node's directories, metadata and journal, and opens each of its "
+		"disks\n"
+		"once to learn its size. Refused where the node was initialised before.",
+		options_init, cmd_init},
+	{"primary", "run the node that serves the disks to the VM",
+		"Runs the node in the foreground, as nbdkit with the Tandem plugin, until SIGTERM "
+		"or\n"
+		"`tandem shutdown`. The disks are exports of RUN-DIR/nbd.sock.",
+		options_none, cmd_primary},
+	{"secondary", "run the node that can take over",
+		"Runs the node in the foreground, as nbdkit with the Tandem plugin, until SIGTERM "
+		"or\n"
+		"`tandem shutdown`. Its exports are read-only until it is promoted.",
+		options_none, cmd_secondary},
+	{"status", "show what a node does",
+		"Shows role, state and its reason, epochs, lag, synchronisation, disks and link.",
+		options_status, cmd_status},
+	{"pending", "show what a failover now would lose",
+		"Shows the changes that are not on the secondary yet.", options_pending,
+		cmd_pending},
+	{"cut", "end the open epoch",
+		"Ends the open epoch and begins the next. An empty epoch is cut, too.", options_cut,
+		cmd_cut},
+	{"commit", "make sealed epochs the committed state",
+		"On a secondary with commit-policy = manual or ingest = nbd: makes the sealed "
+		"epochs\n"
+		"the committed state, durably.",
+		options_commit, cmd_commit},
+	{"discard", "drop the epochs that are not committed",
+		"On a secondary with commit-policy = manual or ingest = nbd: drops every epoch "
+		"that\n"
+		"is not committed. A link to a primary is closed until `tandem connect`.",
+		options_none, cmd_discard},
+	{"promote", "make a secondary take over",
+		"Discards what is not committed and makes the exports of the secondary writable, "
+		"at\n"
+		"exactly the last committed epoch.",
+		options_promote, cmd_promote},
+	{"connect", "allow the link to the other node again",
+		"Allows the link again, after `tandem disconnect` or discard, and tries at once.",
+		options_none, cmd_connect},
+	{"disconnect", "close the link to the other node",
+		"Closes the link and keeps it closed. A primary goes on alone.", options_none,
+		cmd_disconnect},
+	{"shutdown", "end a node in order",
+		"Ends the node as SIGTERM does, and waits until its process is gone. A primary "
+		"lets\n"
+		"its last epoch be committed first, for up to 10 seconds.",
+		options_none, cmd_shutdown},
+	{NULL},
+};

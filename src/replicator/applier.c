@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The applier: committed epochs to the images, coalesced; then the journal's space is free.
+ *
+ * Order of a batch: images written -> images flushed -> journal header (applied epoch, tail)
+ * durable -> space free.  Of a full sync: metadata says "inconsistent" before the first write;
+ * after the last piece images flushed -> header -> metadata "consistent" -> acknowledged. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "replicator/receiver_internal.h"
+#include "util/bytes.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define APPLIER_BATCH (64u << 20)  /* bytes in one batch, at most about */
+#define APPLIER_ENOUGH (16u << 20) /* bytes worth a batch at once */
+#define APPLIER_WAIT_MS 200        /* or that old */
+#define APPLIER_IOV 64
+#define APPLIER_RUN (1u << 20) /* bytes of one write */
+
+struct applier {
+	struct receiver *r;
+	struct backing_batch *out[CONF_MAX_DISKS];
+	uint8_t **bounce; /* what was read back from the journal, until the wait */
+	size_t nbounce, bounce_cap;
+};
+
+/* Content of a range that is only in the journal. */
+static const uint8_t *applier_read_back(struct applier *a, uint64_t pos, uint64_t len, int *ret_err)
+{
+	uint8_t *buf = malloc(len);
+
+	*ret_err = -ENOMEM;
+	if (buf && a->nbounce == a->bounce_cap) {
+		size_t n = a->bounce_cap ? a->bounce_cap * 2 : 16;
+		uint8_t **p = realloc(a->bounce, n * sizeof(*p));
+
+		if (!p) {
+			free(buf);
+			return NULL;
+		}
+		a->bounce = p;
+		a->bounce_cap = n;
+	}
+	if (!buf)
+		return NULL;
+	a->bounce[a->nbounce++] = buf;
+	*ret_err = journal_io_read(a->r, pos, buf, len);
+	return *ret_err < 0 ? NULL : buf;
+}
+
+struct applier_run {
+	struct iovec iov[APPLIER_IOV];
+	int count;
+	uint64_t off, len;
+};
+
+static int applier_put_run(struct applier *a, struct volume *v, struct applier_run *run)
+{
+	int r = 0;
+
+	if (run->count > 0) {
+		snapshots_before_change(&v->snapshots, run->off, run->len);
+		r = backing_submit_pwritev(a->out[v->index], run->iov, run->count, run->off);
+	}
+	run->count = 0;
+	run->len = 0;
+	return r;
+}
+
+/* Everything of one volume, ascending, neighbours in one write. */
+static int applier_volume(struct applier *a, struct volume *v, struct imap *m)
+{
+	struct applier_run run = {.count = 0};
+	struct imap_range g;
+	uint64_t at = 0;
+	int r = 0;
+
+	while (r == 0 && imap_find(m, at, &g)) {
+		uint64_t len = g.end - g.start;
+		const uint8_t *data;
+
+		at = g.end;
+		if (run.count == APPLIER_IOV || run.len >= APPLIER_RUN ||
+			(run.count && (run.off + run.len != g.start || g.source == IMAP_ZERO)))
+			r = applier_put_run(a, v, &run);
+		if (r < 0)
+			break;
+		if (g.source == IMAP_ZERO) {
+			snapshots_before_change(&v->snapshots, g.start, len);
+			r = backing_submit_zero(
+				a->out[v->index], len, g.start, g.tag & 1 ? BACKING_ZERO_UNMAP : 0);
+			continue;
+		}
+		if (g.source & REPLICA_SOURCE_JOURNAL)
+			data = applier_read_back(a, g.source & ~REPLICA_SOURCE_JOURNAL, len, &r);
+		else
+			data = (const uint8_t *)(uintptr_t)g.source;
+		if (r < 0)
+			break;
+		if (run.count == 0)
+			run.off = g.start;
+		run.iov[run.count++] = (struct iovec){(void *)(uintptr_t)data, len};
+		run.len += len;
+	}
+	return r < 0 ? r : applier_put_run(a, v, &run);
+}
+
+static int applier_images(struct applier *a, struct replica_batch *b, bool flush)
+{
+	struct node *n = a->r->n;
+	int r = 0;
+
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		int e = 0;
+
+		if (b->maps[i] && imap_count(b->maps[i]) > 0)
+			e = applier_volume(a, &n->volumes[i], b->maps[i]);
+		r = r < 0 ? r : e;
+	}
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		int e = backing_batch_wait(a->out[i]);
+
+		r = r < 0 ? r : e;
+	}
+	for (unsigned i = 0; flush && r == 0 && i < n->nvolumes; i++)
+		r = backing_flush(n->volumes[i].backing);
+	while (a->nbounce > 0)
+		free(a->bounce[--a->nbounce]);
+	return r;
+}
+
+static void applier_mark_inconsistent(struct metadata *m, void *ctx)
+{
+	m->consistent = false;
+}
+
+static void applier_mark_consistent(struct metadata *m, void *ctx)
+{
+	const struct metadata *want = ctx;
+
+	m->consistent = true;
+	m->committed = want->committed;
+	m->seen = max_u64(m->seen, want->committed);
+	m->generation = want->generation;
+}
+
+static void applier_fail(struct receiver *r, int err, const char *why)
+{
+	log_error("%s: %s; commits have stopped, the last committed state is kept", why,
+		strerror(-err));
+	pthread_mutex_lock(&r->n->lock);
+	replica_fail(r->core, err, why);
+	node_set_reason(r->n, "%s: %s", why, strerror(-err));
+	pthread_cond_broadcast(&r->applied);
+	pthread_mutex_unlock(&r->n->lock);
+	wake_up(&r->wake);
+}
+
+/* One batch, from the images to the freed space. */
+static int applier_batch(struct applier *a, struct replica_batch *b)
+{
+	struct receiver *r = a->r;
+	struct node *n = r->n;
+	struct journal_header h;
+	bool header, consistent;
+	struct metadata want = {.committed = b->epoch};
+	struct error err;
+	int e;
+
+	pthread_mutex_lock(&n->meta_lock);
+	consistent = n->meta.now.consistent;
+	pthread_mutex_unlock(&n->meta_lock);
+	if (b->direct && consistent) {
+		e = node_meta_update(n, applier_mark_inconsistent, NULL, &err);
+		if (e < 0) {
+			applier_fail(r, e, "cannot write the metadata");
+			return e;
+		}
+	}
+	e = applier_images(a, b, !b->direct || b->final);
+	if (e < 0) {
+		applier_fail(r, e, "cannot write a disk");
+		return e;
+	}
+	pthread_mutex_lock(&n->lock);
+	header = replica_batch_done(r->core, b, &h);
+	want.generation = r->session_generation;
+	pthread_mutex_unlock(&n->lock);
+	if (!header)
+		return 0;
+	e = journal_io_write_header(r, &h);
+	if (e < 0) {
+		applier_fail(r, e, "cannot write the journal's header");
+		return e;
+	}
+	if (b->direct) {
+		e = node_meta_update(n, applier_mark_consistent, &want, &err);
+		if (e < 0) {
+			applier_fail(r, e, "cannot write the metadata");
+			return e;
+		}
+	}
+	pthread_mutex_lock(&n->lock);
+	replica_tail_durable(r->core, &h);
+	if (b->direct)
+		replica_direct_committed(r->core, b->epoch);
+	pthread_mutex_unlock(&n->lock);
+	if (b->direct)
+		log_info("full sync is complete and committed: epoch %llu",
+			(unsigned long long)b->epoch);
+	wake_up(&r->wake);
+	return 0;
+}
+
+/* (L) Waits until a batch is worth taking. */
+static void applier_gather(struct receiver *r)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_nsec += APPLIER_WAIT_MS * (long)NS_PER_MS;
+	if (ts.tv_nsec >= (long)NS_PER_S) {
+		ts.tv_nsec -= (long)NS_PER_S;
+		ts.tv_sec++;
+	}
+	while (!r->stopping && !r->hurry) {
+		struct replica_status st;
+
+		replica_get_status(r->core, &st);
+		if (st.unapplied == 0 || st.unapplied_bytes >= APPLIER_ENOUGH ||
+			st.journal_used > st.journal_size / 4)
+			return;
+		if (pthread_cond_timedwait(&r->apply, &r->n->lock, &ts) == ETIMEDOUT)
+			return;
+	}
+}
+
+void *applier_main(void *arg)
+{
+	struct applier a = {.r = arg};
+	struct receiver *r = a.r;
+	struct node *n = r->n;
+	int e = 0;
+
+	for (unsigned i = 0; e == 0 && i < n->nvolumes; i++)
+		e = backing_batch_new(n->volumes[i].backing, &a.out[i]);
+	if (e < 0)
+		applier_fail(r, e, "cannot prepare the writes to a disk");
+	pthread_mutex_lock(&n->lock);
+	while (e == 0 && !r->stopping) {
+		struct replica_batch b;
+
+		applier_gather(r);
+		if (r->stopping || r->hold || !replica_batch_take(r->core, APPLIER_BATCH, &b)) {
+			pthread_cond_broadcast(&r->applied);
+			if (!r->stopping)
+				pthread_cond_wait(&r->apply, &n->lock);
+			continue;
+		}
+		r->applying = true;
+		pthread_mutex_unlock(&n->lock);
+		e = applier_batch(&a, &b);
+		pthread_mutex_lock(&n->lock);
+		r->applying = false;
+		pthread_cond_broadcast(&r->applied);
+		node_changed(n);
+	}
+	pthread_mutex_unlock(&n->lock);
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		if (a.out[i])
+			backing_batch_free(a.out[i]);
+	free(a.bounce);
+	return NULL;
+}

@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The control server: connections, lines, answers that wait, events. */
+#include "replicator/control.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "replicator/commands.h"
+#include "replicator/wake.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define CONTROL_CLIENTS 32
+#define CONTROL_LINE (1u << 20)
+#define CONTROL_OUT (4u << 20) /* a client that does not read is dropped beyond that */
+#define CONTROL_WAITS 16       /* answers outstanding per client */
+
+struct control_wait {
+	struct command_wait wait; /* WAIT_NONE = free */
+	json_t *id;
+};
+
+struct control_client {
+	int fd; /* -1 = free */
+	char *in, *out;
+	size_t in_len, out_len;
+	bool events;
+	struct control_wait waits[CONTROL_WAITS];
+};
+
+struct control {
+	struct node *n;
+	struct wake wake;
+	pthread_t thread;
+	bool started;
+	_Atomic bool stopping;
+	_Atomic bool watched; /* somebody waits or gets events: changes wake the thread */
+	int listener;
+	char path[108];
+	struct control_client clients[CONTROL_CLIENTS];
+	char last_state[32];
+	uint64_t last_committed;
+};
+
+static void control_drop(struct control_client *c)
+{
+	for (unsigned i = 0; i < CONTROL_WAITS; i++)
+		if (c->waits[i].wait.kind != WAIT_NONE)
+			json_decref(c->waits[i].id);
+	close(c->fd);
+	free(c->in);
+	free(c->out);
+	memset(c, 0, sizeof(*c));
+	c->fd = -1;
+}
+
+static void control_flush(struct control_client *c)
+{
+	while (c->out_len > 0) {
+		ssize_t n = send(c->fd, c->out, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0) {
+			if (errno != EAGAIN && errno != EINTR)
+				control_drop(c);
+			return;
+		}
+		c->out_len -= (size_t)n;
+		memmove(c->out, c->out + n, c->out_len);
+	}
+}
+
+/* Takes o. */
+static void control_send(struct control_client *c, json_t *o)
+{
+	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	size_t len = text ? strlen(text) : 0;
+	char *p;
+
+	json_decref(o);
+	if (c->fd < 0 || !text) {
+		free(text);
+		return;
+	}
+	p = c->out_len + len + 1 > CONTROL_OUT ? NULL : realloc(c->out, c->out_len + len + 1);
+	if (!p) {
+		free(text);
+		control_drop(c);
+		return;
+	}
+	c->out = p;
+	memcpy(p + c->out_len, text, len);
+	p[c->out_len + len] = '\n';
+	c->out_len += len + 1;
+	free(text);
+	control_flush(c);
+}
+
+/* Takes answer; id may be NULL and is not taken. */
+static void control_answer(
+	struct control_client *c, json_t *id, int r, json_t *answer, const struct error *err)
+{
+	json_t *o = json_object();
+
+	if (r < 0)
+		json_object_set_new(o, "error",
+			json_pack("{s:s,s:s}", "kind", command_kind_name(err->kind), "desc",
+				err->text));
+	else
+		json_object_set_new(o, "return", answer);
+	if (id)
+		json_object_set(o, "id", id);
+	control_send(c, o);
+}
+
+static void control_remember(struct control_client *c, const struct command_wait *w, json_t *id)
+{
+	struct error err;
+
+	for (unsigned i = 0; i < CONTROL_WAITS; i++) {
+		if (c->waits[i].wait.kind != WAIT_NONE)
+			continue;
+		c->waits[i].wait = *w;
+		c->waits[i].id = json_incref(id);
+		return;
+	}
+	error_set(&err, ERROR_USAGE, -EBUSY, "too many requests wait on this connection");
+	control_answer(c, id, -EBUSY, NULL, &err);
+}
+
+static void control_line(
+	struct control *ctl, struct control_client *c, const char *line, size_t len)
+{
+	struct command_call call = {.n = ctl->n};
+	struct error err = {0};
+	json_t *request, *id, *answer = NULL, *name;
+	const char *key;
+	json_t *value;
+	json_error_t je;
+	int r = 0;
+
+	request = json_loadb(line, len, JSON_REJECT_DUPLICATES, &je);
+	id = json_object_get(request, "id");
+	name = json_object_get(request, "execute");
+	call.arguments = json_object_get(request, "arguments");
+	if (!request)
+		r = error_set(&err, ERROR_USAGE, -EINVAL, "this is not JSON: %s", je.text);
+	else if (!json_is_string(name))
+		r = error_set(&err, ERROR_USAGE, -EINVAL, "\"execute\" is missing");
+	else if (call.arguments && !json_is_object(call.arguments))
+		r = error_set(&err, ERROR_USAGE, -EINVAL, "\"arguments\" is not an object");
+	json_object_foreach(request, key, value) if (r == 0 && strcmp(key, "execute") != 0 &&
+						     strcmp(key, "arguments") != 0 &&
+						     strcmp(key, "id") != 0) r =
+		error_set(&err, ERROR_USAGE, -EINVAL, "unknown member \"%.64s\"", key);
+	if (r == 0)
+		r = command_execute(json_string_value(name), &call, &answer, &err);
+	if (r == 0 && call.wait.kind != WAIT_NONE)
+		control_remember(c, &call.wait, id);
+	else
+		control_answer(c, id, r, answer, &err);
+	if (call.events_set && c->fd >= 0)
+		c->events = call.events;
+	json_decref(request);
+}
+
+static void control_read(struct control *ctl, struct control_client *c)
+{
+	char *nl;
+	ssize_t n;
+
+	if (!c->in)
+		c->in = malloc(CONTROL_LINE);
+	if (!c->in || c->in_len == CONTROL_LINE) {
+		control_drop(c);
+		return;
+	}
+	n = recv(c->fd, c->in + c->in_len, CONTROL_LINE - c->in_len, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		control_drop(c);
+		return;
+	}
+	c->in_len += (size_t)n;
+	while (c->fd >= 0 && (nl = memchr(c->in, '\n', c->in_len))) {
+		size_t len = (size_t)(nl - c->in);
+
+		control_line(ctl, c, c->in, len);
+		if (c->fd < 0)
+			return;
+		c->in_len -= len + 1;
+		memmove(c->in, nl + 1, c->in_len);
+	}
+}
+
+static void control_check_waits(struct control *ctl, struct control_client *c)
+{
+	for (unsigned i = 0; c->fd >= 0 && i < CONTROL_WAITS; i++) {
+		struct control_wait *w = &c->waits[i];
+		json_t *answer = NULL, *id = w->id;
+		struct error err;
+		int r;
+
+		if (w->wait.kind == WAIT_NONE)
+			continue;
+		r = command_wait_over(ctl->n, &w->wait, &answer, &err);
+		if (r == 0)
+			continue;
+		w->wait.kind = WAIT_NONE;
+		control_answer(c, id, r, answer, &err);
+		json_decref(id);
+	}
+}
+
+static void control_event(struct control *ctl, const char *name, json_t *data)
+{
+	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
+		if (ctl->clients[i].fd >= 0 && ctl->clients[i].events)
+			control_send(&ctl->clients[i],
+				json_pack("{s:s,s:O}", "event", name, "data", data));
+	json_decref(data);
+}
+
+static void control_events(struct control *ctl)
+{
+	json_t *s = answer_status(ctl->n);
+	const char *state = json_string_value(json_object_get(s, "state"));
+	uint64_t committed = (uint64_t)json_integer_value(
+		json_object_get(json_object_get(s, "epoch"), "committed"));
+
+	if (strcmp(state, ctl->last_state) != 0) {
+		snprintf(ctl->last_state, sizeof(ctl->last_state), "%s", state);
+		control_event(ctl, "STATE",
+			json_pack("{s:s,s:O,s:O}", "state", state, "reason",
+				json_object_get(s, "reason"), "role", json_object_get(s, "role")));
+	}
+	if (committed != ctl->last_committed) {
+		ctl->last_committed = committed;
+		control_event(
+			ctl, "EPOCH_COMMITTED", json_pack("{s:I}", "epoch", (json_int_t)committed));
+	}
+	json_decref(s);
+}
+
+static void control_accept(struct control *ctl)
+{
+	int fd = accept4(ctl->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	if (fd < 0)
+		return;
+	for (unsigned i = 0; i < CONTROL_CLIENTS; i++) {
+		if (ctl->clients[i].fd >= 0)
+			continue;
+		ctl->clients[i].fd = fd;
+		control_send(
+			&ctl->clients[i], json_pack("{s:{s:s,s:i,s:s,s:s}}", "tandem", "version",
+						  TANDEM_VERSION, "control", 1, "group",
+						  ctl->n->conf->group, "node", ctl->n->own->name));
+		return;
+	}
+	close(fd); /* the limit of connections */
+}
+
+/* Poll slots: wake, listener, clients. */
+static bool control_poll(struct control *ctl, struct pollfd *fds)
+{
+	bool watched = false;
+
+	fds[0] = (struct pollfd){.fd = ctl->wake.fd, .events = POLLIN};
+	fds[1] = (struct pollfd){.fd = ctl->listener, .events = POLLIN};
+	for (unsigned i = 0; i < CONTROL_CLIENTS; i++) {
+		struct control_client *c = &ctl->clients[i];
+
+		fds[2 + i] = (struct pollfd){
+			.fd = c->fd, .events = (short)(POLLIN | (c->out_len ? POLLOUT : 0))};
+		watched |= c->fd >= 0 && c->events;
+		for (unsigned w = 0; w < CONTROL_WAITS; w++)
+			watched |= c->waits[w].wait.kind != WAIT_NONE;
+	}
+	atomic_store(&ctl->watched, watched);
+	(void)poll(fds, 2 + CONTROL_CLIENTS, watched ? 100 : 1000);
+	if (fds[0].revents)
+		wake_clear(&ctl->wake);
+	return watched;
+}
+
+static void *control_main(void *arg)
+{
+	struct pollfd fds[2 + CONTROL_CLIENTS];
+	struct control *ctl = arg;
+
+	while (!atomic_load(&ctl->stopping)) {
+		bool watched = control_poll(ctl, fds);
+
+		if (fds[1].revents)
+			control_accept(ctl);
+		for (unsigned i = 0; i < CONTROL_CLIENTS; i++) {
+			struct control_client *c = &ctl->clients[i];
+
+			if (c->fd >= 0 && fds[2 + i].fd == c->fd && fds[2 + i].revents & POLLOUT)
+				control_flush(c);
+			if (c->fd >= 0 && fds[2 + i].fd == c->fd &&
+				fds[2 + i].revents & (POLLIN | POLLHUP | POLLERR))
+				control_read(ctl, c);
+			control_check_waits(ctl, c);
+		}
+		if (watched)
+			control_events(ctl);
+	}
+	return NULL;
+}
+
+int control_new(struct node *n, struct control **ret_control, struct error *err)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX};
+	struct control *ctl = calloc(1, sizeof(*ctl));
+	char path[512];
+	int r;
+
+	if (!ctl)
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	ctl->n = n;
+	ctl->listener = ctl->wake.fd = -1;
+	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
+		ctl->clients[i].fd = -1;
+	node_path(n->own->run_dir, "control.sock", path, sizeof(path));
+	if (strlen(path) >= sizeof(a.sun_path)) {
+		free(ctl);
+		return error_set(err, ERROR_CONFIG, -ENAMETOOLONG,
+			"control socket: the path %.200s is too long", path);
+	}
+	memcpy(a.sun_path, path, strlen(path) + 1);
+	memcpy(ctl->path, a.sun_path, sizeof(a.sun_path));
+	r = wake_init(&ctl->wake);
+	ctl->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	unlink(path); /* of a node that was killed; the node's lock says that none runs */
+	if (r < 0 || ctl->listener < 0 ||
+		bind(ctl->listener, (struct sockaddr *)&a, sizeof(a)) < 0 ||
+		chmod(path, 0600) < 0 || listen(ctl->listener, CONTROL_CLIENTS) < 0) {
+		r = error_errno(err, "control socket: cannot listen on %.200s", path);
+		control_free(ctl);
+		return r;
+	}
+	r = pthread_create(&ctl->thread, NULL, control_main, ctl);
+	if (r) {
+		control_free(ctl);
+		return error_code(err, -r, "control: cannot start a thread");
+	}
+	ctl->started = true;
+	*ret_control = ctl;
+	return 0;
+}
+
+struct control *control_free(struct control *ctl)
+{
+	if (!ctl)
+		return NULL;
+	atomic_store(&ctl->stopping, true);
+	wake_up(&ctl->wake);
+	if (ctl->started)
+		pthread_join(ctl->thread, NULL);
+	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
+		if (ctl->clients[i].fd >= 0)
+			control_drop(&ctl->clients[i]);
+	if (ctl->listener >= 0) {
+		close(ctl->listener);
+		unlink(ctl->path);
+	}
+	wake_deinit(&ctl->wake);
+	free(ctl);
+	return NULL;
+}
+
+void control_wake(struct control *ctl)
+{
+	if (atomic_load_explicit(&ctl->watched, memory_order_relaxed))
+		wake_up(&ctl->wake);
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Creation of a node's own files, and the lock that one process holds. */
+#include "replicator/init.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "replicator/backing.h"
+#include "replicator/metafile.h"
+#include "replicator/node.h"
+#include "replicator/receiver_internal.h"
+#include "util/file.h"
+
+static int init_take_lock(const struct conf_node *node, int *ret_fd, struct error *err)
+{
+	char path[512];
+	int fd;
+
+	/* No close-on-exec: nbdkit goes on holding it. */
+	fd = open(node_path(node->state_dir, "lock", path, sizeof(path)), O_RDWR | O_CREAT, 0600);
+	if (fd < 0)
+		return error_errno(err, "node %s: cannot open %s", node->name, path);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		close(fd);
+		return error_set(err, ERROR_BUSY, -EBUSY,
+			"node %s: another process runs it (it holds %s)", node->name, path);
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+static int init_volumes(const struct conf_node *node, struct metadata *m, struct error *err)
+{
+	m->volumes = node->ndisks;
+	for (unsigned i = 0; i < node->ndisks; i++) {
+		struct backing *b;
+		int r = backing_open(node->disks[i].backing, false, &b, err);
+
+		if (r < 0)
+			return error_prefix(err, "disk %s", node->disks[i].name);
+		m->volume[i].kind = HELLO_KIND_DISK;
+		m->volume[i].size = backing_get_info(b)->size;
+		snprintf(m->volume[i].name, sizeof(m->volume[i].name), "%s", node->disks[i].name);
+		backing_free(b);
+	}
+	return 0;
+}
+
+int init_node(const struct conf *conf, unsigned index, bool force, struct error *err)
+{
+	const struct conf_node *node = &conf->nodes[index];
+	struct metadata m = {0};
+	char path[512], journal[512];
+	int lock, r;
+
+	r = file_mkdirs(node->state_dir, 0700);
+	if (r < 0)
+		return error_code(
+			err, r, "node %s: cannot create state-dir %s", node->name, node->state_dir);
+	r = file_mkdirs(node->run_dir, 0755);
+	if (r < 0)
+		return error_code(
+			err, r, "node %s: cannot create run-dir %s", node->name, node->run_dir);
+	r = init_take_lock(node, &lock, err);
+	if (r < 0)
+		return r;
+	node_path(node->state_dir, "group.meta", path, sizeof(path));
+	node_path(node->state_dir, "journal", journal, sizeof(journal));
+	if (!force && access(path, F_OK) == 0)
+		r = error_set(err, ERROR_STATE, -EEXIST,
+			"node %s: it is initialised already (%s exists); --force forgets what it "
+			"knows",
+			node->name, path);
+	if (r == 0)
+		r = init_volumes(node, &m, err);
+	/* The metadata last: its presence says that the node is whole. A journal without it is the
+	 * remains of an init that did not end. */
+	if (r == 0)
+		r = journal_io_create(journal, conf->journal_size, true, err);
+	if (r == 0)
+		r = metafile_create(path, &m, force, err);
+	close(lock);
+	return r;
+}
+
+int init_lock(const struct conf *conf, unsigned index, int *ret_fd, struct error *err)
+{
+	const struct conf_node *node = &conf->nodes[index];
+	char path[512];
+
+	node_path(node->state_dir, "group.meta", path, sizeof(path));
+	if (access(path, F_OK) < 0)
+		return error_set(err, ERROR_STATE, -ENOENT,
+			"node %s: it is not initialised (there is no %s): run tandem init first",
+			node->name, path);
+	return init_take_lock(node, ret_fd, err);
+}

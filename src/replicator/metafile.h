@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The node's metadata file (docs/metadata.md): loaded once, changed as a whole, durably.
+ * Not thread-safe: the caller serialises (node->meta_lock). */
+#ifndef TANDEM_REPLICATOR_METAFILE_H
+#define TANDEM_REPLICATOR_METAFILE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/hello.h"
+#include "util/error.h"
+#include "util/uuid.h"
+
+enum metafile_role { METAFILE_NONE = 0, METAFILE_PRIMARY = 1, METAFILE_SECONDARY = 2 };
+
+struct metadata {
+	uint64_t serial;
+	struct uuid group;
+	uint64_t generation;
+	enum metafile_role role; /* of the last run */
+	bool consistent;
+	bool superseded;
+	uint64_t committed, seen; /* epochs */
+	uint32_t volumes;
+	struct hello_volume volume[RECORD_MAX_VOLUMES];
+};
+
+struct metafile {
+	int fd;
+	char *path; /* owned */
+	struct metadata now;
+};
+
+/* Creates path with *m, durably; -EEXIST unless force. */
+int metafile_create(const char *path, const struct metadata *m, bool force, struct error *err);
+int metafile_open(struct metafile *f, const char *path, struct error *err);
+/* Makes *m the content, durably, and then f->now.  On error f->now is unchanged. */
+int metafile_write(struct metafile *f, const struct metadata *m, struct error *err);
+void metafile_close(struct metafile *f);
+
+#endif

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A node's life. */
+#include "replicator/node.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "replicator/control.h"
+#include "replicator/receiver.h"
+#include "replicator/sender.h"
+#include "replicator/volume.h"
+#include "util/log.h"
+
+const char *node_path(const char *dir, const char *name, char *buf, size_t len)
+{
+	snprintf(buf, len, "%s/%s", dir, name);
+	return buf;
+}
+
+void node_changed(struct node *n)
+{
+	pthread_cond_broadcast(&n->changed);
+	if (n->control)
+		control_wake(n->control);
+}
+
+void node_set_reason(struct node *n, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(n->reason, sizeof(n->reason), fmt, ap);
+	va_end(ap);
+}
+
+int node_meta_update(
+	struct node *n, void (*fn)(struct metadata *m, void *ctx), void *ctx, struct error *err)
+{
+	struct metadata m;
+	int r;
+
+	pthread_mutex_lock(&n->meta_lock);
+	m = n->meta.now;
+	fn(&m, ctx);
+	r = metafile_write(&n->meta, &m, err);
+	pthread_mutex_unlock(&n->meta_lock);
+	return r;
+}
+
+static void node_note_superseded(struct metadata *m, void *ctx)
+{
+	m->superseded = true;
+}
+
+void node_supersede(struct node *n, uint64_t generation)
+{
+	struct error err;
+
+	pthread_mutex_lock(&n->lock);
+	atomic_store(&n->access, NODE_ACCESS_NONE);
+	sender_fail(n->sender);
+	node_set_reason(n, "superseded: the other node was promoted (generation %llu)",
+		(unsigned long long)generation);
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+	log_error("the other node was promoted (generation %llu): this one serves no more writes",
+		(unsigned long long)generation);
+	if (node_meta_update(n, node_note_superseded, NULL, &err) < 0)
+		log_error("%s", err.text);
+}
+
+void node_hello(struct node *n, enum hello_role role, struct hello *ret_hello)
+{
+	struct hello h = {.version = HELLO_VERSION,
+		.compat = HELLO_VERSION,
+		.role = role,
+		.volumes = n->nvolumes,
+		.heartbeat_ms = (uint32_t)n->conf->heartbeat_ms};
+
+	snprintf(h.name, sizeof(h.name), "%s", n->conf->group);
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		h.volume[i].kind = HELLO_KIND_DISK;
+		h.volume[i].size = n->volumes[i].size;
+		snprintf(h.volume[i].name, sizeof(h.volume[i].name), "%s", n->volumes[i].name);
+	}
+	pthread_mutex_lock(&n->meta_lock);
+	h.group = n->meta.now.group;
+	h.generation = n->meta.now.generation;
+	h.committed = n->meta.now.committed;
+	h.seen = n->meta.now.seen;
+	h.consistent = n->meta.now.consistent;
+	pthread_mutex_unlock(&n->meta_lock);
+	pthread_mutex_lock(&n->lock);
+	if (n->receiver) {
+		struct receiver_status st;
+
+		receiver_get_status(n->receiver, &st);
+		h.journal = st.core.journal_size;
+		h.committed = st.core.committed;
+		if (h.seen < st.core.open)
+			h.seen = st.core.open;
+	}
+	pthread_mutex_unlock(&n->lock);
+	if (role == HELLO_PRIMARY)
+		h.seen = 0;
+	*ret_hello = h;
+}
+
+/* The disks are those that init saw; a grown one is fine, it is as large as it is. */
+static int node_check_disks(struct node *n, struct error *err)
+{
+	const struct metadata *m = &n->meta.now;
+
+	if (m->volumes != n->nvolumes)
+		return error_set(err, ERROR_STATE, -EINVAL,
+			"the configuration has %u disks, init saw %u: run tandem init --force",
+			n->nvolumes, m->volumes);
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		const struct volume *v = &n->volumes[i];
+
+		if (strcmp(m->volume[i].name, v->name) != 0)
+			return error_set(err, ERROR_STATE, -EINVAL,
+				"disk number %u is \"%s\" in the configuration, init saw \"%s\": "
+				"run "
+				"tandem init --force",
+				i + 1, v->name, m->volume[i].name);
+		if (v->size < m->volume[i].size)
+			return error_set(err, ERROR_STATE, -EINVAL,
+				"disk %s has shrunk from %llu to %llu bytes since init", v->name,
+				(unsigned long long)m->volume[i].size, (unsigned long long)v->size);
+	}
+	return 0;
+}
+
+static void node_note_primary(struct metadata *m, void *ctx)
+{
+	if (uuid_is_zero(&m->group))
+		m->group = *(struct uuid *)ctx;
+	if (m->generation == 0)
+		m->generation = 1;
+	m->role = METAFILE_PRIMARY;
+	m->consistent = true;
+}
+
+static int node_start_primary(struct node *n, struct error *err)
+{
+	struct uuid fresh;
+	int r;
+
+	if (n->meta.now.superseded)
+		return error_set(err, ERROR_STATE, -ESHUTDOWN,
+			"the other node was promoted: start this one with tandem secondary");
+	if (n->meta.now.role == METAFILE_SECONDARY)
+		return error_set(err, ERROR_STATE, -EPERM,
+			"this node was the secondary: start it with tandem secondary and use "
+			"tandem "
+			"promote");
+	r = uuid_generate(&fresh);
+	if (r < 0)
+		return error_code(err, r, "cannot make an identifier");
+	r = node_meta_update(n, node_note_primary, &fresh, err);
+	if (r == 0)
+		r = sender_new(n, &n->sender, err);
+	if (r < 0)
+		return r;
+	node_set_reason(n, "no secondary yet");
+	atomic_store(&n->access, NODE_ACCESS_PRIMARY);
+	return sender_start(n->sender, err);
+}
+
+static int node_start_secondary(struct node *n, struct error *err)
+{
+	int r = receiver_new(n, &n->receiver, err);
+
+	if (r < 0)
+		return r;
+	node_set_reason(n, "no primary yet");
+	return receiver_start(n->receiver, true, err);
+}
+
+int node_start(const struct conf *conf, unsigned self, enum node_role role, struct node **ret_node,
+	struct error *err)
+{
+	struct node *n = calloc(1, sizeof(*n));
+	char path[512];
+	int r;
+
+	if (!n)
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	n->conf = conf;
+	n->self = self;
+	n->own = &conf->nodes[self];
+	n->peer = conf->nnodes > 1 ? &conf->nodes[1 - self] : NULL;
+	n->role = role;
+	n->meta.fd = -1;
+	atomic_store(&n->access, NODE_ACCESS_NONE);
+	pthread_mutex_init(&n->lock, NULL);
+	pthread_mutex_init(&n->meta_lock, NULL);
+	pthread_cond_init(&n->changed, NULL);
+	r = transport_security_load(
+		conf->tls_psk, conf->tls_psk_user, conf->tls_x509, &n->security, err);
+	if (r == 0)
+		r = metafile_open(&n->meta,
+			node_path(n->own->state_dir, "group.meta", path, sizeof(path)), err);
+	for (unsigned i = 0; r == 0 && i < n->own->ndisks; i++) {
+		n->nvolumes = i + 1;
+		r = volume_open(n, i, true, err);
+	}
+	if (r == 0)
+		r = node_check_disks(n, err);
+	if (r == 0)
+		r = role == NODE_PRIMARY ? node_start_primary(n, err)
+					 : node_start_secondary(n, err);
+	if (r == 0)
+		r = control_new(n, &n->control, err);
+	if (r < 0) {
+		node_free(n);
+		return r;
+	}
+	*ret_node = n;
+	return 0;
+}
+
+void node_stop(struct node *n, unsigned wait_ms)
+{
+	struct receiver *r;
+	struct sender *s;
+
+	pthread_mutex_lock(&n->lock);
+	if (n->stopping) {
+		pthread_mutex_unlock(&n->lock);
+		return;
+	}
+	n->stopping = true;
+	r = n->receiver;
+	s = n->sender;
+	pthread_mutex_unlock(&n->lock);
+	if (s)
+		sender_stop(s, wait_ms);
+	if (r)
+		receiver_stop(r);
+}
+
+struct node *node_free(struct node *n)
+{
+	struct control *c = n->control;
+
+	pthread_mutex_lock(&n->lock);
+	n->control = NULL;
+	pthread_mutex_unlock(&n->lock);
+	control_free(c);
+	sender_free(n->sender);
+	receiver_free(n->receiver);
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		volume_close(&n->volumes[i]);
+	metafile_close(&n->meta);
+	transport_security_free(n->security);
+	pthread_cond_destroy(&n->changed);
+	pthread_mutex_destroy(&n->meta_lock);
+	pthread_mutex_destroy(&n->lock);
+	free(n);
+	return NULL;
+}

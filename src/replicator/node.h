@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One running node of a group: what its threads share, and the lock order.
+ *
+ * Threads: nbdkit's workers (volume*.c), the sender's link thread and its sync thread (primary),
+ * the receiver's link thread and the applier (secondary), the promoter (once), the control thread.
+ *
+ * Locks, taken in this order:
+ *   snapshots.lock  of a volume (snapshot.c)
+ *   node.meta_lock  the metadata file; held over its writes, never on a guest's way
+ *   node.lock       short: range locks, the primary's or secondary's state machine, the fields
+ * marked (L).  Never held over I/O, a copy of payload or a wait for the network.
+ */
+#ifndef TANDEM_REPLICATOR_NODE_H
+#define TANDEM_REPLICATOR_NODE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "conf/conf.h"
+#include "core/primary.h"
+#include "core/rangelock.h"
+#include "core/replica.h"
+#include "replicator/backing.h"
+#include "replicator/metafile.h"
+#include "replicator/snapshot.h"
+#include "replicator/transport.h"
+#include "util/error.h"
+
+enum node_role { NODE_PRIMARY, NODE_SECONDARY };
+
+/* How the exports are served. */
+enum node_access {
+	NODE_ACCESS_NONE,    /* a secondary: read-only snapshots of the committed state */
+	NODE_ACCESS_PRIMARY, /* straight on the images, changes go to the stream */
+};
+
+struct volume {
+	struct node *node;
+	unsigned index;
+	const char *name; /* of the configuration */
+	struct backing *backing;
+	uint64_t size;           /* bytes */
+	struct rangelock ranges; /* (L) */
+	pthread_cond_t granted;  /* with node.lock */
+	struct snapshots snapshots;
+};
+
+struct sender;
+struct receiver;
+struct control;
+
+struct node {
+	const struct conf *conf;
+	unsigned self;
+	const struct conf_node *own, *peer; /* peer: NULL when the file has one node only */
+	struct transport_security *security;
+
+	pthread_mutex_t meta_lock;
+	struct metafile meta; /* under meta_lock */
+
+	struct volume volumes[CONF_MAX_DISKS];
+	unsigned nvolumes;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;          /* with lock: state, epochs, room; see node_changed */
+	enum node_role role;             /* (L) */
+	_Atomic enum node_access access; /* changed under lock */
+	char reason[256];                /* (L) why it is in its state, for status */
+	bool stopping;                   /* (L) */
+
+	struct sender *sender;     /* (L) primary, also after a promotion */
+	struct receiver *receiver; /* (L) secondary; NULL again once a promotion has drained */
+	struct control *control;
+};
+
+/* Opens everything and starts the threads; called once, after nbdkit's fork. */
+int node_start(const struct conf *conf, unsigned self, enum node_role role, struct node **ret_node,
+	struct error *err);
+/* Orderly end of replication (cut, commit or give up after wait_ms, goodbye); afterwards the node
+ * serves nothing more.  Once. */
+void node_stop(struct node *n, unsigned wait_ms);
+struct node *node_free(struct node *n);
+
+/* Under lock: something that a waiter or `status` can see has changed. */
+void node_changed(struct node *n);
+/* Under lock. */
+void node_set_reason(struct node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* This node's HELLO.  Takes meta_lock. */
+void node_hello(struct node *n, enum hello_role role, struct hello *ret_hello);
+/* Changes the metadata durably through fn(m, ctx). Takes meta_lock. */
+int node_meta_update(
+	struct node *n, void (*fn)(struct metadata *m, void *ctx), void *ctx, struct error *err);
+
+/* The peer was promoted by force, to this generation: no request is served any more. */
+void node_supersede(struct node *n, uint64_t generation);
+
+/* STATE_DIR/name or RUN_DIR/name in buf. */
+const char *node_path(const char *dir, const char *name, char *buf, size_t len);
+
+#endif

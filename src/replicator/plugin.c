@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The nbdkit plugin: one export per disk of the group.  Parameters: config=FILE node=NAME
+ * role=primary|secondary (given by `tandem primary` and `tandem secondary`). */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "replicator/receiver.h"
+#include "replicator/shutdown.h"
+#include "replicator/volume.h"
+#include "util/log.h"
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+#define PLUGIN_MAX_REQUEST (32u << 20)
+
+/* What a connection has of an export. */
+struct plugin_handle {
+	struct volume *v;
+	struct snapshot *snapshot; /* read-only; NULL: served live */
+};
+
+static char *plugin_config_path, *plugin_node_name, *plugin_role;
+static struct conf *plugin_conf;
+static unsigned plugin_self;
+static struct node *plugin_node;
+
+static int plugin_config(const char *key, const char *value)
+{
+	char **to = strcmp(key, "config") == 0 ? &plugin_config_path
+		    : strcmp(key, "node") == 0 ? &plugin_node_name
+		    : strcmp(key, "role") == 0 ? &plugin_role
+					       : NULL;
+
+	if (!to) {
+		nbdkit_error("unknown parameter \"%s\"; there are config, node and role", key);
+		return -1;
+	}
+	free(*to);
+	*to = strcmp(key, "config") == 0 ? nbdkit_realpath(value) : strdup(value);
+	return *to ? 0 : -1;
+}
+
+static int plugin_config_complete(void)
+{
+	struct error err = {0};
+	int r;
+
+	if (!plugin_config_path || !plugin_role ||
+		(strcmp(plugin_role, "primary") != 0 && strcmp(plugin_role, "secondary") != 0)) {
+		nbdkit_error("config=FILE and role=primary or role=secondary are needed");
+		return -1;
+	}
+	r = conf_load(plugin_config_path, &plugin_conf, &err);
+	if (r == 0)
+		r = conf_find_node(plugin_conf, plugin_node_name, &err);
+	if (r < 0) {
+		nbdkit_error("%s", err.text);
+		return -1;
+	}
+	plugin_self = (unsigned)r;
+	log_init(plugin_conf->nodes[plugin_self].name, LOG_LEVEL_INFO);
+	return 0;
+}
+
+static int plugin_after_fork(void)
+{
+	struct error err = {0};
+	int r;
+
+	r = node_start(plugin_conf, plugin_self,
+		strcmp(plugin_role, "primary") == 0 ? NODE_PRIMARY : NODE_SECONDARY, &plugin_node,
+		&err);
+	if (r == 0)
+		r = shutdown_start(plugin_node, &err);
+	if (r < 0) {
+		log_error("%s", err.text);
+		return -1;
+	}
+	return 0;
+}
+
+static void plugin_cleanup(void)
+{
+	if (!plugin_node)
+		return;
+	shutdown_finish();
+	plugin_node = node_free(plugin_node);
+	log_info("stopped");
+}
+
+static void plugin_unload(void)
+{
+	plugin_conf = conf_free(plugin_conf);
+	free(plugin_config_path);
+	free(plugin_node_name);
+	free(plugin_role);
+}
+
+static int plugin_list_exports(int readonly, int is_tls, struct nbdkit_exports *exports)
+{
+	for (unsigned i = 0; i < plugin_node->nvolumes; i++)
+		if (nbdkit_add_export(exports, plugin_node->volumes[i].name, NULL) == -1)
+			return -1;
+	return 0;
+}
+
+static const char *plugin_default_export(int readonly, int is_tls)
+{
+	return plugin_node->nvolumes == 1 ? plugin_node->volumes[0].name : "";
+}
+
+static struct volume *plugin_find(const char *name)
+{
+	struct node *n = plugin_node;
+
+	if (name[0] == '\0' && n->nvolumes == 1)
+		return &n->volumes[0];
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		if (strcmp(n->volumes[i].name, name) == 0)
+			return &n->volumes[i];
+	return NULL;
+}
+
+/* The committed state of a secondary, frozen for this connection. */
+static int plugin_open_snapshot(struct plugin_handle *h, struct error *err)
+{
+	struct node *n = plugin_node;
+	struct receiver_status st;
+	int r;
+
+	pthread_mutex_lock(&n->lock);
+	if (!n->receiver) {
+		pthread_mutex_unlock(&n->lock);
+		return error_set(
+			err, ERROR_STATE, -ESHUTDOWN, "this node serves nothing: %s", n->reason);
+	}
+	receiver_get_status(n->receiver, &st);
+	if (st.core.mode == REPLICA_EMPTY || st.core.mode == REPLICA_DIRECT) {
+		pthread_mutex_unlock(&n->lock);
+		return error_set(err, ERROR_STATE, -ENODATA,
+			"this secondary has no committed state to show yet");
+	}
+	r = receiver_drain_and_hold(n->receiver);
+	pthread_mutex_unlock(&n->lock);
+	if (r < 0)
+		return error_code(err, r, "cannot bring the disks to the committed epoch");
+	r = snapshot_new(
+		&h->v->snapshots, h->v->backing, h->v->size, n->own->state_dir, &h->snapshot, err);
+	pthread_mutex_lock(&n->lock);
+	if (n->receiver)
+		receiver_resume(n->receiver);
+	pthread_mutex_unlock(&n->lock);
+	return r;
+}
+
+static void *plugin_open(int readonly)
+{
+	const char *name = nbdkit_export_name();
+	struct plugin_handle *h = calloc(1, sizeof(*h));
+	struct error err = {0};
+
+	if (!h)
+		return NULL;
+	h->v = plugin_find(name ? name : "");
+	if (!h->v) {
+		nbdkit_error("there is no disk \"%s\" in group %s", name ? name : "",
+			plugin_conf->group);
+		free(h);
+		return NULL;
+	}
+	if (plugin_node->access == NODE_ACCESS_NONE && plugin_open_snapshot(h, &err) < 0) {
+		nbdkit_error("export %s: %s", h->v->name, err.text);
+		free(h);
+		return NULL;
+	}
+	return h;
+}
+
+static void plugin_close(void *handle)
+{
+	struct plugin_handle *h = handle;
+
+	snapshot_free(h->snapshot);
+	free(h);
+}
+
+static int64_t plugin_get_size(void *handle)
+{
+	return (int64_t)((struct plugin_handle *)handle)->v->size;
+}
+
+static int plugin_writable(void *handle)
+{
+	return !((struct plugin_handle *)handle)->snapshot;
+}
+
+/* A flush on one connection covers what was completed on all. */
+static int plugin_can_multi_conn(void *handle)
+{
+	return plugin_writable(handle);
+}
+
+static int plugin_can_fua(void *handle)
+{
+	return NBDKIT_FUA_NATIVE;
+}
+
+static int plugin_can_trim(void *handle)
+{
+	struct plugin_handle *h = handle;
+
+	return !h->snapshot && backing_get_info(h->v->backing)->can_unmap;
+}
+
+static int plugin_can_extents(void *handle)
+{
+	struct plugin_handle *h = handle;
+
+	return !h->snapshot && backing_get_info(h->v->backing)->can_extents;
+}
+
+static int plugin_rotational(void *handle)
+{
+	return backing_get_info(((struct plugin_handle *)handle)->v->backing)->rotational;
+}
+
+static int plugin_block_size(void *handle, uint32_t *min, uint32_t *preferred, uint32_t *max)
+{
+	const struct backing_info *i =
+		backing_get_info(((struct plugin_handle *)handle)->v->backing);
+
+	*min = i->block_min;
+	*preferred = i->block_preferred;
+	*max = PLUGIN_MAX_REQUEST;
+	return 0;
+}
+
+/* nbdkit takes the error number apart. */
+static int plugin_result(int r)
+{
+	if (r == 0)
+		return 0;
+	nbdkit_set_error(-r);
+	return -1;
+}
+
+static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t off, uint32_t flags)
+{
+	struct plugin_handle *h = handle;
+
+	return plugin_result(h->snapshot ? snapshot_pread(h->snapshot, buf, count, off)
+					 : volume_pread(h->v, buf, count, off));
+}
+
+static int plugin_pwrite(
+	void *handle, const void *buf, uint32_t count, uint64_t off, uint32_t flags)
+{
+	struct plugin_handle *h = handle;
+
+	return plugin_result(
+		volume_pwrite(h->v, buf, count, off, flags & NBDKIT_FLAG_FUA ? VOLUME_FUA : 0));
+}
+
+static int plugin_flush(void *handle, uint32_t flags)
+{
+	return plugin_result(volume_flush(((struct plugin_handle *)handle)->v));
+}
+
+static int plugin_zero(void *handle, uint32_t count, uint64_t off, uint32_t flags)
+{
+	unsigned f = (flags & NBDKIT_FLAG_FUA ? VOLUME_FUA : 0u) |
+		     (flags & NBDKIT_FLAG_MAY_TRIM ? VOLUME_UNMAP : 0u) |
+		     (flags & NBDKIT_FLAG_FAST_ZERO ? VOLUME_FAST_ZERO : 0u);
+
+	return plugin_result(volume_zero(((struct plugin_handle *)handle)->v, count, off, f));
+}
+
+static int plugin_trim(void *handle, uint32_t count, uint64_t off, uint32_t flags)
+{
+	unsigned f = VOLUME_UNMAP | (flags & NBDKIT_FLAG_FUA ? VOLUME_FUA : 0u);
+
+	return plugin_result(volume_zero(((struct plugin_handle *)handle)->v, count, off, f));
+}
+
+static int plugin_add_extent(void *ctx, uint64_t off, uint64_t len, bool zero)
+{
+	return nbdkit_add_extent(
+		       ctx, off, len, zero ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0) == -1
+		       ? -EIO
+		       : 0;
+}
+
+static int plugin_extents(
+	void *handle, uint32_t count, uint64_t off, uint32_t flags, struct nbdkit_extents *extents)
+{
+	return plugin_result(volume_extents(
+		((struct plugin_handle *)handle)->v, off, count, plugin_add_extent, extents));
+}
+
+static struct nbdkit_plugin plugin = {
+	.name = "tandem",
+	.longname = "Tandem replicator",
+	.description = "disks of a group, replicated in epochs",
+	.version = TANDEM_VERSION,
+	.config = plugin_config,
+	.config_complete = plugin_config_complete,
+	.config_help = "config=FILE  configuration of the group\nnode=NAME    which node this is\n"
+		       "role=ROLE    primary or secondary",
+	.after_fork = plugin_after_fork,
+	.cleanup = plugin_cleanup,
+	.unload = plugin_unload,
+	.list_exports = plugin_list_exports,
+	.default_export = plugin_default_export,
+	.open = plugin_open,
+	.close = plugin_close,
+	.get_size = plugin_get_size,
+	.can_write = plugin_writable,
+	.can_flush = plugin_writable,
+	.can_multi_conn = plugin_can_multi_conn,
+	.can_fua = plugin_can_fua,
+	.can_zero = plugin_writable,
+	.can_fast_zero = plugin_writable,
+	.can_trim = plugin_can_trim,
+	.can_extents = plugin_can_extents,
+	.is_rotational = plugin_rotational,
+	.block_size = plugin_block_size,
+	.pread = plugin_pread,
+	.pwrite = plugin_pwrite,
+	.flush = plugin_flush,
+	.zero = plugin_zero,
+	.trim = plugin_trim,
+	.extents = plugin_extents,
+	.errno_is_preserved = 0,
+};
+
+NBDKIT_REGISTER_PLUGIN(plugin)

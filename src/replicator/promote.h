@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A secondary becomes the primary. */
+#ifndef TANDEM_REPLICATOR_PROMOTE_H
+#define TANDEM_REPLICATOR_PROMOTE_H
+
+#include "replicator/node.h"
+
+struct promotion {
+	uint64_t epoch, generation;
+	uint64_t discarded_epochs, discarded_bytes;
+};
+
+/* Drops what is not committed, brings the images to the last committed epoch, mints a generation,
+ * serves the exports.  Refused (ERROR_STATE) without a committed state, and while the primary is
+ * heard unless force.  Called by the control thread, without locks. */
+int promote(struct node *n, bool force, struct promotion *ret_promotion, struct error *err);
+
+#endif

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The secondary's end of the link: its life, the replica's actions, requests of other threads. */
+#include "replicator/receiver.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "replicator/receiver_internal.h"
+#include "util/log.h"
+
+/* --- actions of the replica; node.lock is held --- */
+
+/* The link thread looks for itself when it is the caller. */
+static void receiver_kick(struct receiver *r)
+{
+	if (!pthread_equal(pthread_self(), r->thread))
+		wake_up(&r->wake);
+}
+
+static void receiver_chunk_write(void *ctx, struct replica_chunk *c)
+{
+	struct receiver *r = ctx;
+
+	if (r->writes_count == r->writes_size) {
+		unsigned n = r->writes_size ? r->writes_size * 2 : 64;
+		struct replica_chunk **p = malloc(n * sizeof(*p));
+
+		if (!p) {
+			replica_fail(r->core, -ENOMEM, "out of memory");
+			return;
+		}
+		for (unsigned i = 0; i < r->writes_count; i++)
+			p[i] = r->writes[(r->writes_first + i) % r->writes_size];
+		free(r->writes);
+		r->writes = p;
+		r->writes_first = 0;
+		r->writes_size = n;
+	}
+	r->writes[(r->writes_first + r->writes_count++) % r->writes_size] = c;
+	receiver_kick(r);
+}
+
+static void receiver_journal_flush(void *ctx)
+{
+	struct receiver *r = ctx;
+
+	r->flush_wanted = true;
+	receiver_kick(r);
+}
+
+static void receiver_send(void *ctx, const struct record *rec)
+{
+	struct receiver *r = ctx;
+
+	if (rec->type == RECORD_ACK_COMMITTED) {
+		r->ack_committed = *rec;
+		r->have_committed = true;
+	} else {
+		r->ack_received = *rec;
+		r->have_received = true;
+	}
+	receiver_kick(r);
+}
+
+static void receiver_apply_ready(void *ctx)
+{
+	struct receiver *r = ctx;
+
+	pthread_cond_signal(&r->apply);
+}
+
+static void receiver_changed(void *ctx)
+{
+	struct receiver *r = ctx;
+
+	node_changed(r->n);
+}
+
+static const struct replica_ops receiver_ops = {
+	.chunk_write = receiver_chunk_write,
+	.journal_flush = receiver_journal_flush,
+	.send = receiver_send,
+	.apply_ready = receiver_apply_ready,
+	.changed = receiver_changed,
+};
+
+static uint64_t receiver_random(void)
+{
+	uint64_t v = 0;
+
+	while (getrandom(&v, sizeof(v), 0) != sizeof(v))
+		;
+	return v;
+}
+
+/* Without a committed state nothing in the journal counts: it begins anew, and no old chunk can
+ * follow the new chain value. */
+static int receiver_reset_journal(struct receiver *r, struct journal_header *h, struct error *err)
+{
+	int e;
+
+	h->serial++;
+	h->tail = 0;
+	h->tail_chain = receiver_random();
+	h->incarnation = receiver_random();
+	h->applied = 0;
+	e = journal_io_write_header(r, h);
+	return e < 0 ? error_code(err, e, "journal: cannot write its header") : 0;
+}
+
+static int receiver_load(struct receiver *r, struct error *err)
+{
+	struct node *n = r->n;
+	struct replica_config cfg = {
+		.volumes = n->nvolumes,
+		.staging_limit = n->conf->staging_limit,
+		.manual = n->conf->commit_policy == CONF_COMMIT_MANUAL,
+		.ack_when_sealed = n->conf->unsafe_commit_received,
+	};
+	const struct metadata *m = &n->meta.now;
+	struct journal_header h = {0};
+	struct replica_status st;
+	/* What was written as a primary is no committed state of a secondary. */
+	bool committed = m->consistent && m->role != METAFILE_PRIMARY;
+	const char *why;
+	int e;
+
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		cfg.sizes[i] = n->volumes[i].size;
+	e = journal_io_open(r, &h, err);
+	if (e == 0 && !committed)
+		e = receiver_reset_journal(r, &h, err);
+	if (e < 0)
+		return e;
+	r->core = replica_new(&cfg, &h, committed ? m->committed : 0, &receiver_ops, r);
+	if (!r->core)
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	e = replica_recover(r->core, receiver_random(), journal_io_read, r, &why);
+	if (e < 0)
+		return error_set(err, ERROR_IO, e, "journal: cannot recover: %s", why);
+	replica_get_status(r->core, &st);
+	if (st.unapplied)
+		log_info("journal: %llu committed epochs are replayed to the disks (up to epoch "
+			 "%llu)",
+			(unsigned long long)st.unapplied, (unsigned long long)st.committed);
+	return 0;
+}
+
+int receiver_new(struct node *n, struct receiver **ret_receiver, struct error *err)
+{
+	struct receiver *r = calloc(1, sizeof(*r));
+	int e;
+
+	if (!r)
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	r->n = n;
+	r->journal = r->completed.fd = -1;
+	pthread_cond_init(&r->apply, NULL);
+	pthread_cond_init(&r->applied, NULL);
+	e = wake_init(&r->wake);
+	if (e < 0)
+		error_code(err, e, "receiver: cannot make an eventfd");
+	if (e == 0)
+		e = receiver_load(r, err);
+	if (e < 0) {
+		receiver_free(r);
+		return e;
+	}
+	*ret_receiver = r;
+	return 0;
+}
+
+int receiver_start(struct receiver *r, bool listen, struct error *err)
+{
+	const struct conf_node *own = r->n->own;
+	int e = 0;
+
+	if (listen)
+		e = listener_new(own->link_host, own->link_port, &r->listener, err);
+	if (e < 0)
+		return e;
+	e = pthread_create(&r->applier, NULL, applier_main, r);
+	r->applier_started = e == 0;
+	if (e == 0) {
+		e = pthread_create(&r->thread, NULL, receiver_main, r);
+		r->started = e == 0;
+	}
+	return e ? error_code(err, -e, "receiver: cannot start a thread") : 0;
+}
+
+void receiver_stop(struct receiver *r)
+{
+	pthread_mutex_lock(&r->n->lock);
+	r->stopping = true;
+	pthread_cond_broadcast(&r->apply);
+	pthread_cond_broadcast(&r->applied);
+	pthread_mutex_unlock(&r->n->lock);
+	wake_up(&r->wake);
+	if (r->started)
+		pthread_join(r->thread, NULL);
+	if (r->applier_started)
+		pthread_join(r->applier, NULL);
+	r->started = r->applier_started = false;
+}
+
+struct receiver *receiver_free(struct receiver *r)
+{
+	if (!r)
+		return NULL;
+	if (r->started || r->applier_started)
+		receiver_stop(r);
+	listener_free(r->listener);
+	journal_io_close(r);
+	replica_free(r->core);
+	wake_deinit(&r->wake);
+	pthread_cond_destroy(&r->apply);
+	pthread_cond_destroy(&r->applied);
+	free(r);
+	return NULL;
+}
+
+int receiver_drain(struct receiver *r)
+{
+	struct replica_status st;
+	uint64_t want;
+
+	replica_get_status(r->core, &st);
+	want = st.committed;
+	r->hurry++;
+	pthread_cond_signal(&r->apply);
+	while (!r->stopping && st.mode != REPLICA_FAILED && (st.applied < want || r->applying)) {
+		pthread_cond_wait(&r->applied, &r->n->lock);
+		replica_get_status(r->core, &st);
+	}
+	r->hurry--;
+	if (st.mode == REPLICA_FAILED)
+		return st.error ? st.error : -EIO;
+	return r->stopping ? -ESHUTDOWN : 0;
+}
+
+int receiver_drain_and_hold(struct receiver *r)
+{
+	int e;
+
+	/* Held from the moment that the last batch is done: see applier_main. */
+	e = receiver_drain(r);
+	if (e == 0)
+		r->hold++;
+	return e;
+}
+
+void receiver_resume(struct receiver *r)
+{
+	r->hold--;
+	pthread_cond_signal(&r->apply);
+}
+
+/* (L) Gives the link thread something to do, and waits for it. */
+static void receiver_ask(struct receiver *r, struct receiver_request *q)
+{
+	while (r->request)
+		pthread_cond_wait(&r->n->changed, &r->n->lock);
+	r->request = q;
+	wake_up(&r->wake);
+	while (!q->done)
+		pthread_cond_wait(&r->n->changed, &r->n->lock);
+}
+
+int receiver_commit(struct receiver *r, uint64_t epoch)
+{
+	struct receiver_request q = {.kind = REQUEST_COMMIT, .epoch = epoch};
+
+	receiver_ask(r, &q);
+	return q.result;
+}
+
+void receiver_discard(struct receiver *r, bool promoted, uint64_t generation, uint64_t *ret_epochs,
+	uint64_t *ret_bytes)
+{
+	struct receiver_request q = {
+		.kind = REQUEST_DISCARD, .promoted = promoted, .epoch = generation};
+
+	r->disconnected = true;
+	receiver_ask(r, &q);
+	*ret_epochs = q.epochs;
+	*ret_bytes = q.bytes;
+}
+
+void receiver_connect(struct receiver *r)
+{
+	r->disconnected = false;
+	node_set_reason(r->n, "%s", "");
+}
+
+void receiver_disconnect(struct receiver *r)
+{
+	struct receiver_request q = {.kind = REQUEST_CLOSE};
+
+	r->disconnected = true;
+	receiver_ask(r, &q);
+	node_set_reason(r->n, "disconnected by command");
+}
+
+void receiver_get_status(struct receiver *r, struct receiver_status *ret_status)
+{
+	struct receiver_status st = {.connected = r->connected,
+		.tls = r->tls,
+		.disconnected = r->disconnected,
+		.heard_ns = r->heard};
+
+	memcpy(st.peer, r->peer, sizeof(st.peer));
+	replica_get_status(r->core, &st.core);
+	*ret_status = st;
+}

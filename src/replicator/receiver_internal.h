@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of the receiver share: receiver.c (life, requests), receiver_link.c (the link
+ * thread), journal_io.c (the journal file), applier.c (the images). */
+#ifndef TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
+#define TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
+
+#include <liburing.h>
+
+#include "replicator/link.h"
+#include "replicator/receiver.h"
+#include "replicator/wake.h"
+
+#define RECEIVER_CANDIDATES 4u /* connections that have not said who they are */
+
+struct receiver_request {
+	enum { REQUEST_NONE, REQUEST_COMMIT, REQUEST_DISCARD, REQUEST_CLOSE } kind;
+	uint64_t epoch;
+	bool promoted;
+	int result;
+	uint64_t epochs, bytes;
+	bool done;
+};
+
+struct candidate {
+	struct link link; /* link.transport NULL = free */
+	bool established; /* handshake done */
+	uint64_t deadline;
+};
+
+struct receiver {
+	struct node *n;
+	struct replica *core; /* (L) */
+	struct wake wake;     /* wakes the link thread */
+	pthread_t thread, applier;
+	bool started, applier_started;
+
+	/* journal file */
+	int journal;
+	uint64_t ring_size;
+	struct io_uring uring;
+	bool uring_ready;
+	struct wake completed;         /* eventfd of the uring */
+	struct replica_chunk **writes; /* (L) asked for, in order; a ring of writes_size */
+	unsigned writes_first, writes_count, writes_size;
+	bool flush_wanted;  /* (L) */
+	unsigned in_flight; /* link thread's own */
+
+	/* acknowledgements to send (L): the newest counts */
+	struct record ack_received, ack_committed;
+	bool have_received, have_committed;
+
+	bool stopping, disconnected, connected, tls; /* (L) */
+	char peer[128];                              /* (L) */
+	uint64_t heard;                              /* (L) */
+	struct receiver_request *request;            /* (L) */
+
+	/* applier (L) */
+	pthread_cond_t apply, applied; /* with node.lock */
+	unsigned hurry;                /* who waits for a drain */
+	unsigned hold;                 /* who wants the images to stand still */
+	bool applying;
+
+	/* the link thread's own */
+	struct listener *listener;
+	struct candidate candidates[RECEIVER_CANDIDATES];
+	struct link link;
+	uint64_t session_generation; /* (L) of the primary's data */
+	bool blocked;                /* no room to receive */
+	uint64_t refused_said;       /* when a refusal was logged last */
+};
+
+/* journal_io.c */
+int journal_io_open(struct receiver *r, struct journal_header *ret_header, struct error *err);
+void journal_io_close(struct receiver *r);
+int journal_io_read(void *ctx, uint64_t pos, void *buf, size_t len);
+int journal_io_write_header(struct receiver *r, const struct journal_header *h);
+/* Link thread: starts what was asked for; takes completions. */
+void journal_io_submit(struct receiver *r);
+void journal_io_reap(struct receiver *r);
+/* Creates the file (init.c). */
+int journal_io_create(const char *path, uint64_t size, bool force, struct error *err);
+
+void *receiver_main(void *arg);
+void *applier_main(void *arg);
+
+#endif

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The receiver's link thread: listen, find out who is there, receive, acknowledge, journal.
+ *
+ * Who has not said a valid hello is a candidate: at most RECEIVER_CANDIDATES of them, each with a
+ * deadline, beside the running session, which none of them can disturb. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "replicator/receiver_internal.h"
+#include "util/bytes.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define RECEIVER_HANDSHAKE (5 * NS_PER_S)
+#define RECEIVER_ACK_EVERY (2 * NS_PER_MS)
+#define RECEIVER_BUDGET 64 /* reads before the journal is looked after again */
+
+/* --- the session --- */
+
+static void receiver_end(struct receiver *r, const char *why)
+{
+	struct node *n = r->n;
+
+	if (!r->link.transport)
+		return;
+	if (why)
+		log_warning("link to the primary (%s): %s", r->peer, why);
+	link_close(&r->link);
+	pthread_mutex_lock(&n->lock);
+	r->connected = r->have_received = r->have_committed = false;
+	r->blocked = false;
+	replica_session_end(r->core);
+	if (why && !r->disconnected)
+		node_set_reason(n, "no primary: %s", why);
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+}
+
+/* Acknowledgements and heartbeats. */
+static int receiver_say(struct receiver *r, uint64_t now)
+{
+	struct record beat = {.type = RECORD_HEARTBEAT};
+	struct link *l = &r->link;
+	int e;
+
+	if (link_out_empty(l)) {
+		pthread_mutex_lock(&r->n->lock);
+		if (r->have_received)
+			(void)link_put(l, &r->ack_received, NULL); /* empty: it fits */
+		if (r->have_committed)
+			(void)link_put(l, &r->ack_committed, NULL);
+		r->have_received = r->have_committed = false;
+		pthread_mutex_unlock(&r->n->lock);
+		if (link_out_empty(l) && now - l->said >= r->n->conf->heartbeat_ms * NS_PER_MS)
+			(void)link_put(l, &beat, NULL);
+	}
+	e = link_write(l, now);
+	return e == -EAGAIN ? 0 : e;
+}
+
+/* Receives what is there.  0, or negative with *ret_why. */
+static int receiver_receive(struct receiver *r, const char **ret_why)
+{
+	struct node *n = r->n;
+
+	for (unsigned i = 0; i < RECEIVER_BUDGET; i++) {
+		unsigned goodbye = 0;
+		uint8_t *buf;
+		size_t len;
+		ssize_t got;
+		bool room;
+		int e;
+
+		pthread_mutex_lock(&n->lock);
+		room = replica_rx_buffer(r->core, &buf, &len);
+		pthread_mutex_unlock(&n->lock);
+		r->blocked = !room;
+		if (!room)
+			return 0;
+		got = transport_read(r->link.transport, buf, len);
+		if (got == -EAGAIN)
+			return 0;
+		if (got <= 0) {
+			const char *why = transport_reason(r->link.transport);
+
+			*ret_why = got == 0 ? "it closed the connection"
+				   : why[0] ? why
+					    : strerror((int)-got);
+			return -ECONNRESET;
+		}
+		link_trace(r->link.trace_in, buf, (size_t)got);
+		r->link.heard = clock_ns();
+		pthread_mutex_lock(&n->lock);
+		r->heard = r->link.heard;
+		e = replica_rx_done(r->core, (size_t)got, &goodbye, ret_why);
+		pthread_mutex_unlock(&n->lock);
+		if (e == -ENOMEM)
+			*ret_why = "out of memory";
+		if (e < 0)
+			return e;
+		if (goodbye) {
+			*ret_why = goodbye == RECORD_GOODBYE_SHUTDOWN ? "it was shut down"
+								      : "it ended replication";
+			return -ESHUTDOWN;
+		}
+	}
+	return 0;
+}
+
+static void receiver_session(struct receiver *r, uint64_t now)
+{
+	struct node *n = r->n;
+	const char *why = NULL;
+	bool stuck, failed;
+	int e;
+
+	e = receiver_receive(r, &why);
+	pthread_mutex_lock(&n->lock);
+	if (e == 0 && now - r->link.said >= RECEIVER_ACK_EVERY)
+		replica_rx_idle(r->core);
+	stuck = r->blocked && replica_rx_stuck(r->core);
+	struct replica_status st;
+	replica_get_status(r->core, &st);
+	failed = st.mode == REPLICA_FAILED;
+	pthread_mutex_unlock(&n->lock);
+	if (e == 0)
+		e = receiver_say(r, now);
+	if (e < 0) {
+		receiver_end(r, why ? why : "it is gone");
+		return;
+	}
+	if (r->blocked)
+		r->link.heard = now; /* it is we who do not listen */
+	if (stuck || failed) {
+		why = stuck ? "one epoch alone fills the journal: make journal-size larger, or cut "
+			      "more often"
+			    : st.why;
+		link_goodbye(&r->link, RECORD_GOODBYE_FAILED, 0, why);
+		receiver_end(r, why);
+		return;
+	}
+	if (now > r->link.heard && now - r->link.heard > n->conf->peer_timeout_ms * NS_PER_MS)
+		receiver_end(r, "nothing was heard of it for peer-timeout-ms");
+}
+
+/* --- candidates --- */
+
+static void receiver_reject(struct receiver *r, struct candidate *c, const char *why, bool say)
+{
+	/* A storm of refusals is one line per second. */
+	if (clock_ns() - r->refused_said >= NS_PER_S) {
+		log_warning(
+			"connection from %s refused: %s", transport_peer(c->link.transport), why);
+		r->refused_said = clock_ns();
+	}
+	if (say)
+		link_goodbye(&c->link, RECORD_GOODBYE_REFUSED, 0, why);
+	link_close(&c->link);
+}
+
+struct receiver_accepted {
+	struct uuid group;
+};
+
+static void receiver_note_group(struct metadata *m, void *ctx)
+{
+	const struct receiver_accepted *a = ctx;
+
+	m->group = a->group;
+	if (m->role != METAFILE_SECONDARY)
+		m->consistent = false;
+	m->role = METAFILE_SECONDARY;
+	m->superseded = false;
+}
+
+/* The candidate becomes the session. */
+static void receiver_accept(
+	struct receiver *r, struct candidate *c, const struct hello *peer, const struct hello *own)
+{
+	struct receiver_accepted a = {peer->group};
+	struct node *n = r->n;
+	struct error err;
+
+	if (node_meta_update(n, receiver_note_group, &a, &err) < 0) {
+		receiver_reject(r, c, err.text, true);
+		return;
+	}
+	receiver_end(r, r->link.transport ? "it connected anew" : NULL);
+	r->link = c->link;
+	c->link.transport = NULL;
+	(void)link_put_hello(&r->link, own); /* the first: it fits */
+	pthread_mutex_lock(&n->lock);
+	replica_session_begin(r->core);
+	r->session_generation = peer->generation;
+	r->connected = true;
+	r->tls = transport_is_tls(r->link.transport);
+	snprintf(r->peer, sizeof(r->peer), "%s", transport_peer(r->link.transport));
+	r->heard = r->link.heard;
+	node_set_reason(n, "%s", "");
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+	log_info("primary at %s accepted%s", r->peer, r->tls ? " (TLS)" : "");
+}
+
+static void receiver_hear_candidate(struct receiver *r, struct candidate *c)
+{
+	struct hello own, peer;
+	const uint8_t *payload;
+	struct record rec;
+	const char *why;
+	char text[256];
+	bool closed;
+	int e;
+
+	e = link_read(&c->link, clock_ns());
+	if (e < 0 && e != -EAGAIN) {
+		why = transport_reason(c->link.transport);
+		receiver_reject(r, c, why[0] ? why : "it closed the connection", false);
+		return;
+	}
+	if (!link_take(&c->link, RECORD_FROM_PRIMARY, &rec, &payload, &why)) {
+		if (why)
+			receiver_reject(r, c, why, false);
+		return;
+	}
+	why = rec.type != RECORD_HELLO ? "it did not begin with a hello"
+	      : c->link.in_len         ? "it went on before it was accepted"
+				       : hello_decode(payload, rec.payload, &peer);
+	if (!why) {
+		node_hello(r->n, HELLO_SECONDARY, &own);
+		why = hello_refuse(&peer, &own, text, sizeof(text));
+	}
+	pthread_mutex_lock(&r->n->lock);
+	closed = r->disconnected;
+	pthread_mutex_unlock(&r->n->lock);
+	if (!why && closed)
+		why = "this secondary was disconnected by command";
+	if (why)
+		receiver_reject(r, c, why, true);
+	else
+		receiver_accept(r, c, &peer, &own);
+}
+
+static void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t now)
+{
+	struct error err = {0};
+	int e;
+
+	if (!c->established) {
+		e = transport_handshake(c->link.transport, &err);
+		if (e == 0) {
+			c->established = true;
+			link_trace_start(&c->link, r->n->own->name);
+		} else if (e != -EAGAIN) {
+			receiver_reject(r, c, err.text, false);
+			return;
+		}
+	}
+	if (c->established)
+		receiver_hear_candidate(r, c);
+	if (c->link.transport && now >= c->deadline)
+		receiver_reject(r, c, "it said nothing", false);
+}
+
+static void receiver_listen(struct receiver *r, int fd, uint64_t now)
+{
+	struct error err = {0};
+
+	for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++) {
+		struct candidate *c = &r->candidates[i];
+		struct transport *t;
+
+		if (c->link.transport)
+			continue;
+		if (listener_accept(r->listener, fd, r->n->security, &t, &err) < 0)
+			return;
+		link_init(&c->link, t, now);
+		c->established = false;
+		c->deadline = now + RECEIVER_HANDSHAKE;
+	}
+}
+
+/* --- requests of other threads --- */
+
+static void receiver_carry_out(struct receiver *r)
+{
+	struct receiver_request *q;
+	struct node *n = r->n;
+	bool close_link;
+
+	pthread_mutex_lock(&n->lock);
+	q = r->request;
+	pthread_mutex_unlock(&n->lock);
+	if (!q)
+		return;
+	close_link = q->kind != REQUEST_COMMIT;
+	if (close_link && r->link.transport) {
+		if (q->kind == REQUEST_DISCARD)
+			link_goodbye(&r->link,
+				q->promoted ? RECORD_GOODBYE_PROMOTED : RECORD_GOODBYE_DISCARDED,
+				q->promoted ? q->epoch : 0, "");
+		else
+			link_goodbye(&r->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
+	}
+	pthread_mutex_lock(&n->lock);
+	if (q->kind == REQUEST_COMMIT)
+		q->result = replica_commit(r->core, q->epoch);
+	if (q->kind == REQUEST_DISCARD) {
+		struct replica_status st;
+
+		replica_get_status(r->core, &st);
+		/* A full sync that did not end is no epoch of its own; its session ends here. */
+		if (st.mode != REPLICA_DIRECT)
+			replica_discard(r->core, &q->epochs, &q->bytes);
+	}
+	pthread_mutex_unlock(&n->lock);
+	if (close_link)
+		receiver_end(r,
+			q->kind == REQUEST_CLOSE ? "closed by command" : "epochs were discarded");
+	pthread_mutex_lock(&n->lock);
+	r->request = NULL;
+	q->done = true;
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+}
+
+/* --- the loop --- */
+
+struct receiver_poll {
+	struct pollfd fds[2 + 8 + RECEIVER_CANDIDATES + 1];
+	unsigned count, listeners;
+};
+
+static void receiver_wait(struct receiver *r, struct receiver_poll *p)
+{
+	struct timespec ts = {0, (long)(50 * NS_PER_MS)};
+	bool unsaid, pending = false;
+	int fds[8], n;
+
+	p->count = 0;
+	p->fds[p->count++] = (struct pollfd){.fd = r->wake.fd, .events = POLLIN};
+	p->fds[p->count++] = (struct pollfd){.fd = r->completed.fd, .events = POLLIN};
+	n = r->listener ? listener_fds(r->listener, fds, 8) : 0;
+	p->listeners = (unsigned)n;
+	for (int i = 0; i < n; i++)
+		p->fds[p->count++] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+	for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++) {
+		struct candidate *c = &r->candidates[i];
+
+		if (!c->link.transport)
+			continue;
+		pending |= c->established && transport_has_pending(c->link.transport);
+		p->fds[p->count++] = (struct pollfd){.fd = transport_fd(c->link.transport),
+			.events =
+				c->established ? POLLIN : transport_poll_events(c->link.transport)};
+	}
+	if (r->link.transport) {
+		short events = r->blocked ? 0 : POLLIN;
+
+		if (!link_out_empty(&r->link))
+			events |= POLLOUT;
+		pending |= !r->blocked && transport_has_pending(r->link.transport);
+		p->fds[p->count++] =
+			(struct pollfd){.fd = transport_fd(r->link.transport), .events = events};
+		pthread_mutex_lock(&r->n->lock);
+		unsaid = replica_unacknowledged(r->core);
+		pthread_mutex_unlock(&r->n->lock);
+		if (unsaid && !r->blocked)
+			ts.tv_nsec = (long)RECEIVER_ACK_EVERY;
+	}
+	if (pending)
+		ts.tv_nsec = 0;
+	(void)ppoll(p->fds, p->count, &ts, NULL); /* EINTR: everything is looked at anyway */
+	if (p->fds[0].revents)
+		wake_clear(&r->wake);
+	if (p->fds[1].revents)
+		wake_clear(&r->completed);
+}
+
+void *receiver_main(void *arg)
+{
+	struct receiver *r = arg;
+	struct receiver_poll p;
+	bool stop = false;
+
+	r->thread = pthread_self(); /* receiver_kick compares before pthread_create has stored it */
+	while (!stop) {
+		uint64_t now;
+
+		journal_io_submit(r);
+		receiver_wait(r, &p);
+		now = clock_ns();
+		journal_io_reap(r);
+		receiver_carry_out(r);
+		for (unsigned i = 0; i < p.listeners; i++)
+			if (p.fds[2 + i].revents)
+				receiver_listen(r, p.fds[2 + i].fd, now);
+		for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++)
+			if (r->candidates[i].link.transport)
+				receiver_candidate(r, &r->candidates[i], now);
+		if (r->link.transport)
+			receiver_session(r, now);
+		pthread_mutex_lock(&r->n->lock);
+		stop = r->stopping;
+		pthread_mutex_unlock(&r->n->lock);
+	}
+	link_goodbye(&r->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
+	receiver_end(r, NULL);
+	for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++)
+		link_close(&r->candidates[i].link);
+	/* Sealed epochs that are on their way are finished: completions of what was submitted. */
+	while (r->in_flight) {
+		struct io_uring_cqe *cqe;
+
+		if (io_uring_wait_cqe(&r->uring, &cqe) < 0)
+			break;
+		journal_io_reap(r);
+		journal_io_submit(r);
+	}
+	return NULL;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The primary's end of the link: its life, the writers' side, questions. */
+#include "replicator/sender.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "replicator/sender_internal.h"
+#include "util/clock.h"
+#include "util/file.h"
+#include "util/log.h"
+
+int sender_new(struct node *n, struct sender **ret_sender, struct error *err)
+{
+	struct sender *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	s->n = n;
+	s->wake.fd = -1;
+	s->link.transport = NULL;
+	r = file_map_mirrored(n->conf->queue_limit, &s->ring);
+	if (r < 0) {
+		error_code(err, r, "queue: cannot map %llu bytes",
+			(unsigned long long)n->conf->queue_limit);
+		free(s);
+		return r;
+	}
+	primary_init(&s->core, s->ring, n->conf->queue_limit);
+	pthread_cond_init(&s->room, NULL);
+	r = wake_init(&s->wake);
+	if (r < 0) {
+		error_code(err, r, "sender: cannot make an eventfd");
+		sender_free(s);
+		return r;
+	}
+	*ret_sender = s;
+	return 0;
+}
+
+int sender_start(struct sender *s, struct error *err)
+{
+	int r;
+
+	if (!s->n->peer) {
+		pthread_mutex_lock(&s->n->lock);
+		node_set_reason(s->n, "the configuration names no other node");
+		pthread_mutex_unlock(&s->n->lock);
+		return 0;
+	}
+	r = pthread_create(&s->thread, NULL, sender_main, s);
+	if (r)
+		return error_code(err, -r, "sender: cannot start a thread");
+	s->started = true;
+	return 0;
+}
+
+/* The last cut, and its way to the secondary's journal. */
+static void sender_drain(struct sender *s, unsigned wait_ms)
+{
+	uint64_t end = clock_ns() + wait_ms * NS_PER_MS, epoch = 0;
+	struct node *n = s->n;
+
+	pthread_mutex_lock(&n->lock);
+	if (s->core.state == PRIMARY_PROTECTED && sender_cut(s, &epoch) == 0) {
+		while (primary_replicating(&s->core) && s->core.committed < epoch &&
+			clock_ns() < end) {
+			struct timespec ts;
+
+			clock_gettime(CLOCK_REALTIME, &ts);
+			ts.tv_nsec += 20 * (long)NS_PER_MS;
+			if (ts.tv_nsec >= (long)NS_PER_S) {
+				ts.tv_nsec -= (long)NS_PER_S;
+				ts.tv_sec++;
+			}
+			pthread_cond_timedwait(&n->changed, &n->lock, &ts);
+		}
+		if (s->core.committed < epoch)
+			log_warning("shutdown: the last epoch (%llu) was not committed by the "
+				    "secondary in time",
+				(unsigned long long)epoch);
+	}
+	pthread_mutex_unlock(&n->lock);
+}
+
+void sender_stop(struct sender *s, unsigned wait_ms)
+{
+	if (!s->started)
+		return;
+	if (wait_ms)
+		sender_drain(s, wait_ms);
+	pthread_mutex_lock(&s->n->lock);
+	s->stopping = true;
+	pthread_mutex_unlock(&s->n->lock);
+	wake_up(&s->wake);
+	pthread_join(s->thread, NULL);
+	s->started = false;
+}
+
+struct sender *sender_free(struct sender *s)
+{
+	if (!s)
+		return NULL;
+	sender_stop(s, 0);
+	file_unmap_mirrored(s->ring, s->n->conf->queue_limit);
+	pthread_cond_destroy(&s->room);
+	wake_deinit(&s->wake);
+	free(s);
+	return NULL;
+}
+
+/* (L) on-congestion = detach: the guest goes first. */
+static void sender_congested(struct sender *s)
+{
+	primary_session_end(&s->core);
+	s->end_session = true;
+	s->disconnected = true;
+	node_set_reason(s->n, "the queue was full (on-congestion = detach); `tandem connect` "
+			      "begins again");
+	log_warning("the queue to the secondary is full: replication ended (on-congestion = "
+		    "detach), going on solo");
+	node_changed(s->n);
+	wake_up(&s->wake);
+}
+
+uint8_t *sender_change(struct sender *s, struct record *rec)
+{
+	uint8_t *slot;
+
+	while (primary_replicating(&s->core)) {
+		slot = primary_change(&s->core, rec,
+			s->core.changes ? 0 : clock_ns()); /* the time is that of the first */
+		if (slot) {
+			atomic_fetch_add_explicit(&s->publishing, 1, memory_order_relaxed);
+			return slot;
+		}
+		if (s->n->conf->on_congestion == CONF_CONGESTION_DETACH) {
+			sender_congested(s);
+			return NULL;
+		}
+		wake_up(&s->wake);
+		pthread_cond_wait(&s->room, &s->n->lock);
+	}
+	return NULL;
+}
+
+void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const void *payload)
+{
+	struct node *n = s->n;
+
+	if (rec->payload)
+		memcpy(slot + RECORD_HEADER_SIZE, payload, rec->payload);
+	queue_publish(slot, rec);
+	atomic_fetch_sub_explicit(&s->publishing, 1, memory_order_release);
+	/* A stale look costs a millisecond at most: the link thread sleeps long only after it has
+	 * been idle for that long, and then with a time limit. */
+	if (__atomic_load_n(&s->sleeping, __ATOMIC_SEQ_CST)) {
+		bool wake;
+
+		pthread_mutex_lock(&n->lock);
+		wake = s->sleeping;
+		__atomic_store_n(&s->sleeping, false, __ATOMIC_SEQ_CST);
+		pthread_mutex_unlock(&n->lock);
+		if (wake)
+			wake_up(&s->wake);
+	}
+}
+
+int sender_cut(struct sender *s, uint64_t *ret_epoch)
+{
+	int r = primary_cut(&s->core, clock_ns(), ret_epoch);
+
+	if (r == 0)
+		wake_up(&s->wake);
+	return r;
+}
+
+void sender_connect(struct sender *s)
+{
+	s->disconnected = false;
+	s->retry_now = true;
+	node_set_reason(s->n, "connecting");
+	wake_up(&s->wake);
+}
+
+void sender_disconnect(struct sender *s, const char *why)
+{
+	s->disconnected = true;
+	s->end_session = true;
+	primary_session_end(&s->core);
+	pthread_cond_broadcast(&s->room);
+	node_set_reason(s->n, "%s", why);
+	node_changed(s->n);
+	wake_up(&s->wake);
+}
+
+void sender_fail(struct sender *s)
+{
+	s->core.state = PRIMARY_FAILED;
+	s->end_session = true;
+	pthread_cond_broadcast(&s->room);
+}
+
+void sender_get_status(struct sender *s, struct sender_status *ret_status)
+{
+	struct sender_status st = {
+		.state = s->core.state,
+		.connected = s->connected,
+		.tls = s->tls,
+		.disconnected = s->disconnected,
+		.heard_ns = s->heard,
+		.open = s->core.open,
+		.received = s->core.received,
+		.committed = s->core.committed,
+		.syncing = s->core.state == PRIMARY_SYNCING,
+		.sync_done = s->sync_done,
+		.sync_total = s->sync_total,
+		.sync_sent = s->sync_sent,
+		.sync_rate = s->sync_rate,
+	};
+
+	memcpy(st.peer, s->peer, sizeof(st.peer));
+	primary_get_pending(&s->core, clock_ns(), &st.pending);
+	*ret_status = st;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The primary's end of the link: takes changes from the writers, sends them, cuts epochs, hears
+ * acknowledgements; connects again after a loss.  One link thread; a sync thread per session.
+ *
+ * Functions marked (L) are called with node.lock held. */
+#ifndef TANDEM_REPLICATOR_SENDER_H
+#define TANDEM_REPLICATOR_SENDER_H
+
+#include "core/primary.h"
+#include "replicator/node.h"
+
+struct sender_status {
+	enum primary_state state;
+	bool connected, tls, disconnected; /* disconnected: by command */
+	char peer[128];
+	uint64_t heard_ns; /* clock_ns of the last word, 0 = never */
+	uint64_t open, received, committed;
+	struct primary_pending pending;
+	bool syncing;
+	uint64_t sync_done, sync_total, sync_sent, sync_rate; /* bytes, bytes per second */
+};
+
+int sender_new(struct node *n, struct sender **ret_sender, struct error *err);
+/* Starts connecting. */
+int sender_start(struct sender *s, struct error *err);
+/* Ends replication: with wait_ms > 0 an orderly end (cut, wait for the commit that long, goodbye).
+ */
+void sender_stop(struct sender *s, unsigned wait_ms);
+struct sender *sender_free(struct sender *s);
+
+/* (L) A place in the stream for a change, or NULL: not replicated.  Waits, without the lock, where
+ * the queue is full and on-congestion = block. A slot must be given to sender_publish. */
+uint8_t *sender_change(struct sender *s, struct record *rec);
+/* Copies the payload (NULL = none) and publishes; not under the lock. */
+void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const void *payload);
+
+/* (L) Ends the open epoch; 0, -ENOTCONN (not replicating), -EBUSY (syncing), -EAGAIN. */
+int sender_cut(struct sender *s, uint64_t *ret_epoch);
+/* (L) */
+void sender_connect(struct sender *s);
+void sender_disconnect(struct sender *s, const char *why);
+/* Superseded: no more replication, nor connections. */
+void sender_fail(struct sender *s);
+void sender_get_status(struct sender *s, struct sender_status *ret_status);
+
+#endif

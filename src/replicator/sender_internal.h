@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of the sender share: sender.c (life, changes, questions), sender_link.c (the link
+ * thread), sync.c (the full sync of a session). */
+#ifndef TANDEM_REPLICATOR_SENDER_INTERNAL_H
+#define TANDEM_REPLICATOR_SENDER_INTERNAL_H
+
+#include "replicator/link.h"
+#include "replicator/sender.h"
+#include "replicator/wake.h"
+
+struct sender {
+	struct node *n;
+	struct primary core; /* (L) */
+	void *ring;
+	struct wake wake; /* wakes the link thread */
+	pthread_t thread;
+	bool started;
+
+	pthread_cond_t room;         /* with node.lock: the queue has room, or the session ended */
+	_Atomic unsigned publishing; /* slots between change and publish */
+	bool sleeping;               /* (L) the link thread sleeps long: writers wake it */
+	bool stopping;               /* (L) */
+	bool disconnected;           /* (L) stay away until sender_connect */
+	bool retry_now;              /* (L) */
+	bool end_session;            /* (L) the session is to be closed */
+
+	bool connected, tls; /* (L) */
+	char peer[128];      /* (L) */
+	uint64_t heard;      /* (L) */
+
+	/* the link thread's own */
+	struct link link;
+	char last_error[600];
+	uint64_t backoff_ns;
+
+	/* sync thread */
+	pthread_t sync_thread;
+	bool sync_running;                                    /* link thread's own */
+	bool sync_stop, sync_ended;                           /* (L) */
+	int sync_error;                                       /* (L) */
+	uint64_t sync_done, sync_total, sync_sent, sync_rate; /* (L) */
+};
+
+/* sync.c: begins the full sync of the session that has just begun; joins it. */
+int sync_start(struct sender *s);
+void sync_stop(struct sender *s);
+
+/* sender_link.c */
+void *sender_main(void *arg);
+
+#endif

@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The sender's link thread: connect, hello, session, and again after a pause.
+ *
+ * While writes come it wakes once per SENDER_TICK and sends what has gathered, in one call: writers
+ * pay no wake-up. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "replicator/sender_internal.h"
+#include "util/bytes.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define SENDER_TICK (NS_PER_MS / 2)     /* between two sends under load */
+#define SENDER_IDLE (20 * NS_PER_MS)    /* without a write for that long: sleep until woken */
+#define SENDER_SEND_MAX (1u << 20)      /* bytes in one call */
+#define SENDER_HANDSHAKE (5 * NS_PER_S) /* connect, TLS and hello */
+#define SENDER_BACKOFF_MIN (100 * NS_PER_MS)
+#define SENDER_BACKOFF_MAX (5 * NS_PER_S)
+#define SENDER_BACKOFF_REFUSED (10 * NS_PER_S)
+
+/* Waits for the transport or a wake-up, at most ns. */
+static void sender_wait(struct sender *s, short events, uint64_t ns)
+{
+	struct pollfd fds[2] = {{.fd = s->wake.fd, .events = POLLIN},
+		{.fd = s->link.transport ? transport_fd(s->link.transport) : -1, .events = events}};
+	struct timespec ts = {(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
+
+	(void)ppoll(fds, 2, &ts, NULL); /* EINTR: the caller looks again anyway */
+	if (fds[0].revents)
+		wake_clear(&s->wake);
+}
+
+static bool sender_told_to_stop(struct sender *s)
+{
+	bool stop;
+
+	pthread_mutex_lock(&s->n->lock);
+	stop = s->stopping || s->end_session || s->disconnected;
+	pthread_mutex_unlock(&s->n->lock);
+	return stop;
+}
+
+/* Says why there is no link: in status always, in the log when it is news. */
+static void sender_report(struct sender *s, const char *what, const char *why)
+{
+	char text[600];
+
+	snprintf(text, sizeof(text), "%s%s%s", what, why[0] ? ": " : "", why);
+	pthread_mutex_lock(&s->n->lock);
+	if (!s->disconnected)
+		node_set_reason(s->n, "%s", text);
+	node_changed(s->n);
+	pthread_mutex_unlock(&s->n->lock);
+	if (strcmp(text, s->last_error) != 0)
+		log_warning("%s; running solo", text);
+	snprintf(s->last_error, sizeof(s->last_error), "%s", text);
+}
+
+static int sender_open(struct sender *s, struct error *err)
+{
+	const struct conf_node *peer = s->n->peer;
+	uint64_t end = clock_ns() + SENDER_HANDSHAKE;
+	struct transport *t;
+	int r;
+
+	r = transport_connect(peer->link_host, peer->link_port, s->n->security, &t, err);
+	if (r < 0)
+		return r;
+	link_init(&s->link, t, clock_ns());
+	while ((r = transport_handshake(t, err)) == -EAGAIN) {
+		if (sender_told_to_stop(s))
+			return error_set(err, ERROR_PEER, -ECANCELED, "told to stop");
+		if (clock_ns() >= end)
+			return error_set(err, ERROR_TIMEOUT, -ETIMEDOUT, "no answer");
+		sender_wait(s, transport_poll_events(t), NS_PER_S / 4);
+	}
+	if (r == 0)
+		link_trace_start(&s->link, s->n->own->name);
+	return r;
+}
+
+static int sender_lost(struct sender *s, struct error *err, int r)
+{
+	const char *why = transport_reason(s->link.transport);
+
+	return error_set(err, ERROR_PEER, r, "%s",
+		why[0]             ? why
+		: r == -ECONNRESET ? "the peer closed the connection"
+				   : strerror(-r));
+}
+
+/* The peer's goodbye.  *ret_pause: how long to stay away. */
+static int sender_goodbye(
+	struct sender *s, const struct record *rec, const uint8_t *payload, struct error *err)
+{
+	struct node *n = s->n;
+
+	switch (rec->offset) {
+	case RECORD_GOODBYE_PROMOTED:
+		node_supersede(n, rec->length);
+		return error_set(err, ERROR_PEER, -ESHUTDOWN, "the peer was promoted");
+	case RECORD_GOODBYE_DISCARDED:
+		pthread_mutex_lock(&n->lock);
+		sender_disconnect(s, "the secondary's controller discarded epochs; `tandem "
+				     "connect` begins again");
+		pthread_mutex_unlock(&n->lock);
+		return error_set(err, ERROR_PEER, -ECANCELED, "epochs were discarded");
+	case RECORD_GOODBYE_SHUTDOWN:
+		return error_set(err, ERROR_PEER, -ECONNRESET, "the secondary was shut down");
+	default:
+		s->backoff_ns = SENDER_BACKOFF_REFUSED;
+		return error_set(err, ERROR_PEER, -ECONNREFUSED, "the secondary %s: %.*s",
+			rec->offset == RECORD_GOODBYE_REFUSED ? "refuses" : "failed",
+			(int)min_u64(rec->payload, RECORD_MAX_TEXT), (const char *)payload);
+	}
+}
+
+/* Sends ours, waits for theirs, decides. */
+static int sender_hello(struct sender *s, struct hello *ret_peer, struct error *err)
+{
+	uint64_t end = clock_ns() + SENDER_HANDSHAKE;
+	struct link *l = &s->link;
+	struct hello own;
+	const uint8_t *payload;
+	struct record rec;
+	const char *why;
+	char buf[256];
+	int r;
+
+	node_hello(s->n, HELLO_PRIMARY, &own);
+	(void)link_put_hello(l, &own); /* the buffer is empty: it fits */
+	for (;;) {
+		r = link_write(l, clock_ns());
+		if (r == 0 || r == -EAGAIN)
+			r = link_read(l, clock_ns());
+		if (r < 0 && r != -EAGAIN)
+			return sender_lost(s, err, r);
+		if (link_take(l, RECORD_FROM_SECONDARY, &rec, &payload, &why))
+			break;
+		if (why)
+			return error_set(
+				err, ERROR_PEER, -EPROTO, "the peer sends garbage: %s", why);
+		if (sender_told_to_stop(s))
+			return error_set(err, ERROR_PEER, -ECANCELED, "told to stop");
+		if (clock_ns() >= end)
+			return error_set(err, ERROR_TIMEOUT, -ETIMEDOUT, "no hello came");
+		sender_wait(s, (short)(POLLIN | (link_out_empty(l) ? 0 : POLLOUT)), NS_PER_S / 4);
+	}
+	if (rec.type == RECORD_GOODBYE)
+		return sender_goodbye(s, &rec, payload, err);
+	if (rec.type != RECORD_HELLO)
+		return error_set(err, ERROR_PEER, -EPROTO,
+			"the peer began with %s, not with a hello", record_type_name(rec.type));
+	why = hello_decode(payload, rec.payload, ret_peer);
+	if (!why)
+		why = hello_refuse(&own, ret_peer, buf, sizeof(buf));
+	if (why) {
+		s->backoff_ns = SENDER_BACKOFF_REFUSED;
+		link_goodbye(l, RECORD_GOODBYE_REFUSED, 0, why);
+		return error_set(err, ERROR_PEER, -ECONNREFUSED, "refused: %s", why);
+	}
+	return 0;
+}
+
+static void sender_note_seen(struct metadata *m, void *ctx)
+{
+	m->seen = *(uint64_t *)ctx;
+}
+
+static int sender_begin(struct sender *s, const struct hello *peer, struct error *err)
+{
+	struct node *n = s->n;
+	uint64_t floor, total = 0;
+	int r;
+
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		total += n->volumes[i].size;
+	pthread_mutex_lock(&n->meta_lock);
+	floor = max_u64(max_u64(peer->seen, peer->committed), n->meta.now.seen);
+	pthread_mutex_unlock(&n->meta_lock);
+	/* No writer is between change and publish while solo, but for the last ones of before. */
+	while (atomic_load_explicit(&s->publishing, memory_order_acquire))
+		sender_wait(s, 0, NS_PER_MS / 10);
+	pthread_mutex_lock(&n->lock);
+	primary_session_begin(&s->core, floor, total, peer->journal / 4);
+	floor = s->core.open;
+	s->sync_done = s->sync_sent = s->sync_rate = 0;
+	s->sync_total = total;
+	s->connected = true;
+	s->tls = transport_is_tls(s->link.transport);
+	snprintf(s->peer, sizeof(s->peer), "%s", transport_peer(s->link.transport));
+	node_set_reason(n, "full sync");
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+	/* Epoch numbers only grow, also over a restart: a bound is noted, not each one. */
+	floor += 1ull << 20;
+	r = node_meta_update(n, sender_note_seen, &floor, err);
+	if (r == 0) {
+		r = sync_start(s);
+		if (r < 0)
+			error_code(err, r, "sync: cannot start a thread");
+	}
+	log_info("link to %s (%s%s) is up: full sync of %u disk%s begins", n->peer->name, s->peer,
+		s->tls ? ", TLS" : "", n->nvolumes, n->nvolumes == 1 ? "" : "s");
+	return r;
+}
+
+/* (L) What the peer says: acknowledgements. */
+static int sender_hear(struct sender *s, struct error *err)
+{
+	struct node *n = s->n;
+	const uint8_t *payload;
+	struct record rec;
+	const char *why;
+	bool done = false;
+	int r;
+
+	r = link_read(&s->link, clock_ns());
+	if (r < 0 && r != -EAGAIN)
+		return sender_lost(s, err, r);
+	while (link_take(&s->link, RECORD_FROM_SECONDARY, &rec, &payload, &why)) {
+		enum primary_state before;
+
+		if (rec.type == RECORD_GOODBYE)
+			return sender_goodbye(s, &rec, payload, err);
+		if (rec.type != RECORD_ACK_RECEIVED && rec.type != RECORD_ACK_COMMITTED)
+			continue;
+		pthread_mutex_lock(&n->lock);
+		before = s->core.state;
+		why = primary_replicating(&s->core) ? primary_ack(&s->core, &rec) : NULL;
+		done = before == PRIMARY_SYNCING && s->core.state == PRIMARY_PROTECTED;
+		if (done)
+			node_set_reason(n, "%s", "");
+		node_changed(n);
+		pthread_mutex_unlock(&n->lock);
+		if (why)
+			break;
+		if (done)
+			log_info("full sync is committed: the group is protected");
+	}
+	if (why)
+		return error_set(err, ERROR_PEER, -EPROTO, "the peer sends garbage: %s", why);
+	s->heard = s->link.heard;
+	return 0;
+}
+
+/* Sends what the queue has; *ret_sent bytes. */
+static int sender_send(struct sender *s, uint64_t *ret_sent, bool *ret_blocked, struct error *err)
+{
+	struct node *n = s->n;
+	const uint8_t *data;
+	uint64_t len;
+	ssize_t w;
+
+	*ret_sent = 0;
+	*ret_blocked = false;
+	pthread_mutex_lock(&n->lock);
+	len = min_u64(queue_ready(&s->core.queue, &data), SENDER_SEND_MAX);
+	pthread_mutex_unlock(&n->lock);
+	if (len == 0)
+		return 0;
+
+	struct iovec iov = {(void *)(uintptr_t)data, len};
+
+	w = transport_writev(s->link.transport, &iov, 1);
+	if (w == -EAGAIN) {
+		*ret_blocked = true;
+		return 0;
+	}
+	if (w < 0)
+		return sender_lost(s, err, (int)w);
+	link_trace(s->link.trace_out, data, (size_t)w);
+	pthread_mutex_lock(&n->lock);
+	queue_consume(&s->core.queue, (uint64_t)w);
+	pthread_cond_broadcast(&s->room);
+	pthread_mutex_unlock(&n->lock);
+	*ret_sent = (uint64_t)w;
+	return 0;
+}
+
+/* (L) Timers: cuts and heartbeats.  False = the session is to end. */
+static bool sender_timers(struct sender *s, uint64_t now, uint64_t said)
+{
+	const struct conf *conf = s->n->conf;
+	uint64_t epoch;
+
+	if (s->stopping || s->end_session || s->sync_error)
+		return false;
+	if (primary_cut_due(&s->core, now, conf->epoch_ms * NS_PER_MS))
+		(void)primary_cut(&s->core, now, &epoch); /* queue full: at the next tick */
+	if (now - said >= conf->heartbeat_ms * NS_PER_MS && queue_used(&s->core.queue) == 0)
+		(void)primary_say(
+			&s->core, RECORD_HEARTBEAT, 0, 0, NULL); /* it is empty: it fits */
+	return true;
+}
+
+static int sender_session(struct sender *s, struct error *err)
+{
+	const struct conf *conf = s->n->conf;
+	uint64_t said = clock_ns(), active = said;
+	struct node *n = s->n;
+	int r;
+
+	for (;;) {
+		uint64_t now = clock_ns(), sent, wait = SENDER_TICK;
+		bool blocked, go_on;
+
+		pthread_mutex_lock(&n->lock);
+		go_on = sender_timers(s, now, said);
+		pthread_mutex_unlock(&n->lock);
+		if (!go_on)
+			return 0;
+		r = sender_send(s, &sent, &blocked, err);
+		if (r == 0)
+			r = sender_hear(s, err);
+		if (r < 0)
+			return r;
+		if (sent)
+			said = active = now;
+		if (now > s->link.heard && now - s->link.heard > conf->peer_timeout_ms * NS_PER_MS)
+			return error_set(err, ERROR_TIMEOUT, -ETIMEDOUT,
+				"nothing was heard of the secondary for %llu ms",
+				(unsigned long long)conf->peer_timeout_ms);
+		if (sent >= SENDER_SEND_MAX / 2)
+			continue; /* there is more */
+		pthread_mutex_lock(&n->lock);
+		if (now - active > SENDER_IDLE && queue_used(&s->core.queue) == 0 &&
+			s->core.changes == 0) {
+			__atomic_store_n(&s->sleeping, true, __ATOMIC_SEQ_CST);
+			wait = min_u64(conf->heartbeat_ms * NS_PER_MS,
+				conf->peer_timeout_ms * NS_PER_MS / 4);
+			if (now - said < wait)
+				wait -= now - said;
+		}
+		pthread_mutex_unlock(&n->lock);
+		if (transport_has_pending(s->link.transport))
+			wait = 0;
+		sender_wait(s,
+			(short)(POLLIN | (blocked ? transport_poll_events(s->link.transport) : 0)),
+			wait);
+		__atomic_store_n(&s->sleeping, false, __ATOMIC_SEQ_CST);
+	}
+}
+
+/* The end of a session, whatever ended it; r < 0: lost. */
+static void sender_end(struct sender *s, int r, const struct error *err)
+{
+	struct node *n = s->n;
+	bool failed = false;
+
+	pthread_mutex_lock(&n->lock);
+	primary_session_end(&s->core);
+	s->connected = false;
+	failed = s->sync_error != 0;
+	pthread_cond_broadcast(&s->room);
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+	sync_stop(s);
+	if (r == 0) {
+		/* The stream may stop in the middle of a record: no goodbye fits then. */
+		pthread_mutex_lock(&n->lock);
+		s->link.out_seq = s->core.queue.seq;
+		failed = failed || queue_used(&s->core.queue) != 0;
+		pthread_mutex_unlock(&n->lock);
+		if (!failed)
+			link_goodbye(&s->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
+	} else {
+		char what[256];
+
+		snprintf(what, sizeof(what), "link to %s is lost", n->peer->name);
+		sender_report(s, what, err->text);
+	}
+	link_close(&s->link);
+}
+
+static void sender_try(struct sender *s)
+{
+	struct error err = {0};
+	struct hello peer;
+	char what[256];
+	int r;
+
+	r = sender_open(s, &err);
+	if (r == 0)
+		r = sender_hello(s, &peer, &err);
+	if (r < 0) {
+		link_close(&s->link);
+		snprintf(what, sizeof(what), "no link to %s (%s:%s)", s->n->peer->name,
+			s->n->peer->link_host, s->n->peer->link_port);
+		sender_report(s, what, err.text);
+		return;
+	}
+	s->backoff_ns = SENDER_BACKOFF_MIN;
+	s->last_error[0] = '\0';
+	r = sender_begin(s, &peer, &err);
+	if (r == 0)
+		r = sender_session(s, &err);
+	sender_end(s, r, &err);
+}
+
+void *sender_main(void *arg)
+{
+	struct sender *s = arg;
+	struct node *n = s->n;
+	uint64_t next = 0;
+
+	s->backoff_ns = SENDER_BACKOFF_MIN;
+	for (;;) {
+		bool try, stop;
+
+		pthread_mutex_lock(&n->lock);
+		stop = s->stopping;
+		if (s->retry_now)
+			next = 0;
+		s->end_session = s->retry_now = false;
+		try = !s->disconnected && s->core.state != PRIMARY_FAILED;
+		pthread_mutex_unlock(&n->lock);
+		if (stop)
+			return NULL;
+		if (!try || clock_ns() < next) {
+			uint64_t now = clock_ns();
+
+			sender_wait(s, 0, try && next > now ? next - now : NS_PER_S);
+			continue;
+		}
+		sender_try(s);
+		next = clock_ns() + s->backoff_ns;
+		s->backoff_ns =
+			min_u64(s->backoff_ns * 2, max_u64(s->backoff_ns, SENDER_BACKOFF_MAX));
+	}
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Copy-before-write snapshots of an image. */
+#include "replicator/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/bytes.h"
+#include "util/file.h"
+#include "util/log.h"
+
+#define SNAPSHOT_BLOCK 65536u
+
+struct snapshot {
+	struct snapshots *all;
+	struct snapshot *next;
+	struct backing *image;
+	uint64_t size;
+	int fd;         /* saved blocks, at their own offsets; sparse */
+	uint8_t *saved; /* a bit per block; changed with the lock taken for writing */
+	_Atomic bool broken;
+};
+
+int snapshots_init(struct snapshots *s)
+{
+	s->first = NULL;
+	atomic_store(&s->count, 0);
+	return -pthread_rwlock_init(&s->lock, NULL);
+}
+
+void snapshots_deinit(struct snapshots *s)
+{
+	pthread_rwlock_destroy(&s->lock);
+}
+
+int snapshot_new(struct snapshots *s, struct backing *image, uint64_t size, const char *dir,
+	struct snapshot **ret_snapshot, struct error *err)
+{
+	struct snapshot *snap = calloc(1, sizeof(*snap));
+
+	if (!snap)
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	snap->all = s;
+	snap->image = image;
+	snap->size = size;
+	snap->saved = calloc(size / SNAPSHOT_BLOCK / 8 + 1, 1);
+	snap->fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (!snap->saved || snap->fd < 0) {
+		int r = snap->fd < 0 ? -errno : -ENOMEM;
+
+		free(snap->saved);
+		free(snap);
+		return error_code(err, r, "snapshot: cannot make an unnamed file in %s", dir);
+	}
+	pthread_rwlock_wrlock(&s->lock);
+	snap->next = s->first;
+	s->first = snap;
+	atomic_fetch_add(&s->count, 1);
+	pthread_rwlock_unlock(&s->lock);
+	*ret_snapshot = snap;
+	return 0;
+}
+
+struct snapshot *snapshot_free(struct snapshot *snap)
+{
+	struct snapshot **at;
+
+	if (!snap)
+		return NULL;
+	pthread_rwlock_wrlock(&snap->all->lock);
+	for (at = &snap->all->first; *at != snap; at = &(*at)->next)
+		;
+	*at = snap->next;
+	atomic_fetch_sub(&snap->all->count, 1);
+	pthread_rwlock_unlock(&snap->all->lock);
+	close(snap->fd);
+	free(snap->saved);
+	free(snap);
+	return NULL;
+}
+
+static bool snapshot_has(const struct snapshot *snap, uint64_t block)
+{
+	return snap->saved[block / 8] >> (block % 8) & 1;
+}
+
+int snapshot_pread(struct snapshot *snap, void *buf, uint32_t len, uint64_t off)
+{
+	uint8_t *p = buf;
+	int r = 0;
+
+	while (len > 0 && r == 0) {
+		uint64_t block = off / SNAPSHOT_BLOCK;
+		uint32_t n = (uint32_t)min_u64(len, (block + 1) * SNAPSHOT_BLOCK - off);
+
+		pthread_rwlock_rdlock(&snap->all->lock);
+		if (atomic_load(&snap->broken))
+			r = -EIO;
+		else if (snapshot_has(snap, block))
+			r = file_pread(snap->fd, p, n, off);
+		else
+			r = backing_pread(snap->image, p, n, off);
+		pthread_rwlock_unlock(&snap->all->lock);
+		p += n;
+		off += n;
+		len -= n;
+	}
+	return r;
+}
+
+/* One block, for every snapshot that lacks it. Only one thread changes a block at a time (its range
+ * lock, or the applier), so it is read once and nobody saves it meanwhile. */
+static void snapshots_save_block(struct snapshots *s, uint64_t block)
+{
+	uint8_t *buf = NULL;
+	int r = 0;
+
+	pthread_rwlock_wrlock(&s->lock);
+	for (struct snapshot *snap = s->first; snap; snap = snap->next) {
+		uint64_t off = block * SNAPSHOT_BLOCK;
+		uint32_t len;
+
+		if (off >= snap->size || snapshot_has(snap, block) || atomic_load(&snap->broken))
+			continue;
+		len = (uint32_t)min_u64(SNAPSHOT_BLOCK, snap->size - off);
+		if (!buf) {
+			buf = malloc(SNAPSHOT_BLOCK);
+			r = buf ? backing_pread(snap->image, buf, len, off) : -ENOMEM;
+		}
+		if (r == 0)
+			r = file_pwrite(snap->fd, buf, len, off);
+		if (r < 0) {
+			atomic_store(&snap->broken, true);
+			log_warning("read-only export: cannot keep the old content of %s (%s); "
+				    "this connection's reads fail from now on",
+				backing_target(snap->image), strerror(-r));
+			r = 0;
+			continue;
+		}
+		snap->saved[block / 8] |= (uint8_t)(1u << (block % 8));
+	}
+	pthread_rwlock_unlock(&s->lock);
+	free(buf);
+}
+
+void snapshots_save(struct snapshots *s, uint64_t off, uint64_t len)
+{
+	for (uint64_t b = off / SNAPSHOT_BLOCK; b <= (off + len - 1) / SNAPSHOT_BLOCK; b++)
+		snapshots_save_block(s, b);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Read-only views of an image that stay as they were when they were taken, for the life of an NBD
+ * connection: before anything changes a block of the image (the applier, a full sync, a guest after
+ * a promotion), the old content goes to an unnamed file in the state directory.
+ *
+ * A snapshot whose file cannot be written (no space) breaks: its reads fail with -EIO from then on;
+ * replication goes on. */
+#ifndef TANDEM_REPLICATOR_SNAPSHOT_H
+#define TANDEM_REPLICATOR_SNAPSHOT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "replicator/backing.h"
+#include "util/error.h"
+
+struct snapshot;
+
+/* All snapshots of one volume. */
+struct snapshots {
+	pthread_rwlock_t lock; /* readers hold it over a read, who changes the image takes it */
+	struct snapshot *first;
+	_Atomic unsigned count; /* 0: nothing to do before a change */
+};
+
+int snapshots_init(struct snapshots *s);
+void snapshots_deinit(struct snapshots *s);
+
+/* The caller makes sure that nothing changes the image during the call. */
+int snapshot_new(struct snapshots *s, struct backing *image, uint64_t size, const char *dir,
+	struct snapshot **ret_snapshot, struct error *err);
+struct snapshot *snapshot_free(struct snapshot *snap);
+int snapshot_pread(struct snapshot *snap, void *buf, uint32_t len, uint64_t off);
+
+/* Before [off, off+len) of the image changes: saves what snapshots still need.  Returns when no
+ * reader can see the change.  Costs one atomic load where there is no snapshot. */
+void snapshots_save(struct snapshots *s, uint64_t off, uint64_t len);
+
+static inline void snapshots_before_change(struct snapshots *s, uint64_t off, uint64_t len)
+{
+	if (atomic_load_explicit(&s->count, memory_order_acquire))
+		snapshots_save(s, off, len);
+}
+
+#endif

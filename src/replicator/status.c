@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What query-status and query-pending answer: one look under the lock, then JSON. */
+#include <string.h>
+
+#include "replicator/commands.h"
+#include "replicator/receiver.h"
+#include "replicator/sender.h"
+#include "util/clock.h"
+
+struct status_look {
+	enum node_role role;
+	bool primary;
+	struct sender_status s;
+	struct receiver_status r;
+	char reason[256];
+};
+
+static void status_look(struct node *n, struct status_look *l)
+{
+	memset(l, 0, sizeof(*l));
+	pthread_mutex_lock(&n->lock);
+	l->role = n->role;
+	l->primary = n->sender != NULL;
+	if (n->sender)
+		sender_get_status(n->sender, &l->s);
+	else if (n->receiver)
+		receiver_get_status(n->receiver, &l->r);
+	memcpy(l->reason, n->reason, sizeof(l->reason));
+	pthread_mutex_unlock(&n->lock);
+}
+
+static const char *status_state(const struct status_look *l)
+{
+	static const char *const primary[] = {"solo", "syncing", "protected", "failed"};
+	static const char *const secondary[] = {"stopped", "syncing", "standby", "failed"};
+
+	return l->primary ? primary[l->s.state] : secondary[l->r.core.mode];
+}
+
+static json_t *status_counts(uint64_t bytes, uint64_t requests, uint64_t epochs)
+{
+	return json_pack("{s:I,s:I,s:I}", "bytes", (json_int_t)bytes, "requests",
+		(json_int_t)requests, "epochs", (json_int_t)epochs);
+}
+
+static json_t *status_pending_of(const struct status_look *l)
+{
+	const struct primary_pending *p = &l->s.pending;
+	const struct replica_status *c = &l->r.core;
+
+	if (!l->primary)
+		return json_pack("{s:o,s:o}", "not-received", status_counts(0, 0, 0),
+			"not-committed",
+			status_counts(c->pending_bytes, c->pending_changes, c->pending_epochs));
+	return json_pack("{s:b,s:o,s:o}", "replicating",
+		l->s.state == PRIMARY_SYNCING || l->s.state == PRIMARY_PROTECTED, "not-received",
+		status_counts(p->got_bytes, p->got_changes, p->got_epochs), "not-committed",
+		status_counts(p->done_bytes, p->done_changes, p->done_epochs));
+}
+
+json_t *answer_pending(struct node *n)
+{
+	struct status_look l;
+
+	status_look(n, &l);
+	return status_pending_of(&l);
+}
+
+static void status_set_sync(json_t *o, const struct status_look *l)
+{
+	uint64_t done = l->primary ? l->s.sync_done : l->r.core.sync_done;
+	uint64_t total = l->primary ? l->s.sync_total : l->r.core.sync_total;
+	uint64_t rate = l->primary ? l->s.sync_rate : 0;
+	json_int_t eta = rate && total > done ? (json_int_t)((total - done) / rate) : -1;
+
+	if (!(l->primary ? l->s.syncing : l->r.core.mode == REPLICA_DIRECT))
+		return;
+	json_object_set_new(o, "sync",
+		json_pack("{s:I,s:I,s:I,s:I,s:I}", "done", (json_int_t)done, "total",
+			(json_int_t)total, "rate", (json_int_t)rate, "eta", eta, "sent",
+			(json_int_t)l->s.sync_sent));
+}
+
+json_t *answer_status(struct node *n)
+{
+	json_t *o = json_object(), *disks = json_object(), *unsafe = json_array();
+	struct status_look l;
+	char names[256];
+	uint64_t heard;
+	char *save, *name;
+	uint64_t generation;
+
+	status_look(n, &l);
+	pthread_mutex_lock(&n->meta_lock);
+	generation = n->meta.now.generation;
+	pthread_mutex_unlock(&n->meta_lock);
+	heard = l.primary ? l.s.heard_ns : l.r.heard_ns;
+	json_object_set_new(o, "group", json_string(n->conf->group));
+	json_object_set_new(o, "node", json_string(n->own->name));
+	json_object_set_new(o, "role", json_string(l.primary ? "primary" : "secondary"));
+	json_object_set_new(o, "state", json_string(status_state(&l)));
+	json_object_set_new(o, "reason", json_string(l.reason));
+	json_object_set_new(o, "generation", json_integer((json_int_t)generation));
+	json_object_set_new(o, "epoch",
+		json_pack("{s:I,s:I,s:I}", "open",
+			(json_int_t)(l.primary ? l.s.open : l.r.core.open), "received",
+			(json_int_t)(l.primary ? l.s.received : l.r.core.received), "committed",
+			(json_int_t)(l.primary ? l.s.committed : l.r.core.committed)));
+	json_object_set_new(o, "lag",
+		json_pack("{s:I,s:I,s:I}", "bytes",
+			(json_int_t)(l.primary ? l.s.pending.done_bytes : l.r.core.pending_bytes),
+			"epochs",
+			(json_int_t)(l.primary ? l.s.pending.done_epochs : l.r.core.pending_epochs),
+			"ms", (json_int_t)(l.s.pending.age_ns / NS_PER_MS)));
+	json_object_set_new(o, "pending", status_pending_of(&l));
+	status_set_sync(o, &l);
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		json_object_set_new(disks, n->volumes[i].name,
+			json_pack("{s:I,s:n}", "size", (json_int_t)n->volumes[i].size, "dirty"));
+	json_object_set_new(o, "disks", disks);
+	json_object_set_new(o, "link",
+		json_pack("{s:b,s:s,s:b,s:I}", "connected",
+			l.primary ? l.s.connected : l.r.connected, "peer",
+			l.primary ? l.s.peer : l.r.peer, "tls", l.primary ? l.s.tls : l.r.tls,
+			"heard-ms",
+			heard ? (json_int_t)((clock_ns() - heard) / NS_PER_MS) : (json_int_t)-1));
+	if (!l.primary)
+		json_object_set_new(o, "journal",
+			json_pack("{s:I,s:I,s:I}", "size", (json_int_t)l.r.core.journal_size,
+				"used", (json_int_t)l.r.core.journal_used, "staged",
+				(json_int_t)l.r.core.staged));
+	(void)conf_unsafe_names(n->conf, names, sizeof(names));
+	for (name = strtok_r(names, ", ", &save); name; name = strtok_r(NULL, ", ", &save))
+		json_array_append_new(unsafe, json_string(name));
+	json_object_set_new(o, "unsafe", unsafe);
+	json_object_set_new(o, "version", json_string(TANDEM_VERSION));
+	return o;
+}

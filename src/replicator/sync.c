@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The full sync of a session: every volume goes into the stream once, while guests write.
+ *
+ * Each piece is read and put into the stream under its range lock, so that it cannot be older than
+ * a write that stands before it. What reads as zeroes is sent as ZERO without payload. The sync
+ * leaves the larger part of the queue to the guests, and keeps to sync-rate. */
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "replicator/sender_internal.h"
+#include "replicator/volume.h"
+#include "util/bytes.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define SYNC_PIECE (1u << 20)    /* bytes read at once */
+#define SYNC_WINDOW (1ull << 30) /* a hole is looked for that far ahead */
+#define SYNC_ZERO_UNIT 65536u    /* zeroes are detected in such blocks */
+
+struct sync {
+	struct sender *s;
+	uint8_t *buf;
+	uint64_t began, window_began; /* ns */
+	uint64_t window_bytes;        /* read since window_began, for the rate */
+	uint64_t limited;             /* bytes counted against sync-rate */
+};
+
+/* First extent of a range. */
+struct sync_extent {
+	uint64_t len;
+	bool zero, any;
+};
+
+static int sync_first_extent(void *ctx, uint64_t off, uint64_t len, bool zero)
+{
+	struct sync_extent *e = ctx;
+
+	if (e->any)
+		return -ECANCELED; /* only the first one is wanted */
+	*e = (struct sync_extent){.len = len, .zero = zero, .any = true};
+	return 0;
+}
+
+/* (L) Waits for room that a sync may take; false = stop. */
+static bool sync_wait_room(struct sync *y)
+{
+	struct sender *s = y->s;
+	uint64_t share = min_u64(s->core.queue.size / 4, 16u << 20);
+
+	while (!s->sync_stop && primary_replicating(&s->core) &&
+		queue_used(&s->core.queue) + SYNC_PIECE > share)
+		pthread_cond_wait(&s->room, &s->n->lock);
+	return !s->sync_stop && primary_replicating(&s->core);
+}
+
+/* One record, in pieces of one kind; false = stop. */
+static bool sync_put(
+	struct sync *y, struct volume *v, uint64_t off, uint64_t len, const uint8_t *payload)
+{
+	struct record rec = {.type = payload ? RECORD_WRITE : RECORD_ZERO,
+		.flags = RECORD_FLAG_SYNC | (payload ? 0 : RECORD_FLAG_UNMAP),
+		.volume = v->index,
+		.offset = off,
+		.length = len,
+		.payload = payload ? (uint32_t)len : 0};
+	struct sender *s = y->s;
+	uint8_t *slot = NULL;
+
+	pthread_mutex_lock(&s->n->lock);
+	if (!s->sync_stop)
+		slot = sender_change(s, &rec);
+	if (slot && payload)
+		s->sync_sent += len;
+	pthread_mutex_unlock(&s->n->lock);
+	if (!slot)
+		return false;
+	sender_publish(s, slot, &rec, payload);
+	return true;
+}
+
+/* A piece in the buffer, as runs of zero and of data. */
+static bool sync_put_piece(struct sync *y, struct volume *v, uint64_t off, uint32_t len)
+{
+	uint32_t at = 0;
+
+	while (at < len) {
+		uint32_t end = at;
+		bool zero = false;
+
+		while (end < len) {
+			uint32_t n = (uint32_t)min_u64(SYNC_ZERO_UNIT, len - end);
+			bool z = bytes_all_zero(y->buf + end, n);
+
+			if (end > at && z != zero)
+				break;
+			zero = z;
+			end += n;
+		}
+		if (!sync_put(y, v, off + at, end - at, zero ? NULL : y->buf + at))
+			return false;
+		at = end;
+	}
+	return true;
+}
+
+/* Sleeps as sync-rate asks for; keeps the shown rate. */
+static void sync_pace(struct sync *y, uint64_t bytes)
+{
+	uint64_t limit = y->s->n->conf->sync_rate, now = clock_ns();
+
+	y->window_bytes += bytes;
+	y->limited += bytes;
+	if (now - y->window_began >= NS_PER_S / 2) {
+		pthread_mutex_lock(&y->s->n->lock);
+		y->s->sync_rate = y->window_bytes * NS_PER_S / (now - y->window_began);
+		pthread_mutex_unlock(&y->s->n->lock);
+		y->window_began = now;
+		y->window_bytes = 0;
+	}
+	if (limit) {
+		double due = (double)y->limited / (double)limit * (double)NS_PER_S;
+		double ahead = due - (double)(now - y->began);
+
+		if (ahead > (double)NS_PER_MS) {
+			uint64_t ns = (uint64_t)ahead;
+			struct timespec ts = {(time_t)(min_u64(ns, NS_PER_S / 4) / NS_PER_S),
+				(long)(min_u64(ns, NS_PER_S / 4) % NS_PER_S)};
+
+			nanosleep(&ts, NULL);
+		}
+	}
+}
+
+/* One step at off: *ret_len bytes are in the stream then.  0, -ECANCELED (stop), or an error. */
+static int sync_step(struct sync *y, struct volume *v, uint64_t off, uint64_t *ret_len)
+{
+	uint64_t window = min_u64(SYNC_WINDOW, v->size - off);
+	struct sync_extent e = {0};
+	struct rangelock_entry range;
+	struct sender *s = y->s;
+	bool more = true;
+	int r = 0;
+
+	pthread_mutex_lock(&s->n->lock);
+	if (!sync_wait_room(y)) {
+		pthread_mutex_unlock(&s->n->lock);
+		return -ECANCELED;
+	}
+	volume_lock_range(v, &range, off, window);
+	pthread_mutex_unlock(&s->n->lock);
+	if (backing_get_info(v->backing)->can_extents)
+		r = backing_extents(v->backing, off, window, sync_first_extent, &e);
+	if (r == -ECANCELED)
+		r = 0;
+	if (r == 0 && e.any && e.zero) {
+		*ret_len = e.len;
+		more = sync_put(y, v, off, e.len, NULL);
+	}
+	pthread_mutex_lock(&s->n->lock);
+	volume_unlock_range(v, &range);
+	if (r < 0 || (e.any && e.zero)) {
+		pthread_mutex_unlock(&s->n->lock);
+		return r < 0 ? r : more ? 0 : -ECANCELED;
+	}
+	/* Data: a small range of its own, so that guests wait as little as possible. */
+	*ret_len = min_u64(SYNC_PIECE, e.any ? e.len : window);
+	volume_lock_range(v, &range, off, *ret_len);
+	pthread_mutex_unlock(&s->n->lock);
+	r = backing_pread(v->backing, y->buf, (uint32_t)*ret_len, off);
+	if (r == 0)
+		more = sync_put_piece(y, v, off, (uint32_t)*ret_len);
+	pthread_mutex_lock(&s->n->lock);
+	volume_unlock_range(v, &range);
+	pthread_mutex_unlock(&s->n->lock);
+	if (r == 0 && more)
+		sync_pace(y, *ret_len);
+	return r < 0 ? r : more ? 0 : -ECANCELED;
+}
+
+static int sync_volume(struct sync *y, struct volume *v)
+{
+	for (uint64_t off = 0; off < v->size;) {
+		uint64_t len = 0;
+		int r = sync_step(y, v, off, &len);
+
+		if (r < 0) {
+			if (r != -ECANCELED)
+				log_error("disk %s: cannot read it for the full sync at byte %llu: "
+					  "error %d",
+					v->name, (unsigned long long)off, -r);
+			return r;
+		}
+		off += len;
+		pthread_mutex_lock(&y->s->n->lock);
+		y->s->sync_done += len;
+		pthread_mutex_unlock(&y->s->n->lock);
+	}
+	return 0;
+}
+
+static void *sync_main(void *arg)
+{
+	struct sync y = {.s = arg};
+	struct sender *s = y.s;
+	int r = 0;
+
+	y.buf = malloc(SYNC_PIECE);
+	y.began = y.window_began = clock_ns();
+	if (!y.buf)
+		r = -ENOMEM;
+	for (unsigned i = 0; r == 0 && i < s->n->nvolumes; i++)
+		r = sync_volume(&y, &s->n->volumes[i]);
+	free(y.buf);
+	pthread_mutex_lock(&s->n->lock);
+	while (r == 0 && !s->sync_stop && primary_replicating(&s->core) &&
+		primary_sync_end(&s->core, clock_ns()) == -EAGAIN)
+		pthread_cond_wait(&s->room, &s->n->lock);
+	s->sync_ended = true;
+	s->sync_error = r == -ECANCELED ? 0 : r;
+	pthread_mutex_unlock(&s->n->lock);
+	wake_up(&s->wake);
+	return NULL;
+}
+
+int sync_start(struct sender *s)
+{
+	int r;
+
+	s->sync_stop = s->sync_ended = false;
+	s->sync_error = 0;
+	r = pthread_create(&s->sync_thread, NULL, sync_main, s);
+	s->sync_running = r == 0;
+	return -r;
+}
+
+void sync_stop(struct sender *s)
+{
+	if (!s->sync_running)
+		return;
+	pthread_mutex_lock(&s->n->lock);
+	s->sync_stop = true;
+	pthread_cond_broadcast(&s->room);
+	pthread_mutex_unlock(&s->n->lock);
+	pthread_join(s->sync_thread, NULL);
+	s->sync_running = false;
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A guest's write on the primary: range lock -> place in the stream -> copy -> local image ->
+ * reply.
+ *
+ * The place in the stream is taken while the range is held, and the range is held until the image
+ * has the data: overlapping writes have one order on both sides (I6), and a change stands in the
+ * stream before its reply.
+ * Cost over a plain write: two short holds of node.lock, one CRC and one copy of the payload.  It
+ * waits for an overlapping write, and for room when the queue is full; never for the network. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "replicator/sender.h"
+#include "replicator/volume.h"
+#include "util/bytes.h"
+
+struct volume_change {
+	struct rangelock_entry range;
+	struct record rec;
+	uint8_t *slot; /* NULL: not replicated */
+};
+
+/* node.lock is held.  0, or -ESHUTDOWN. */
+static int volume_change_begin(struct volume *v, struct volume_change *c)
+{
+	struct node *n = v->node;
+
+	volume_lock_range(v, &c->range, c->rec.offset, c->rec.length);
+	if (n->access != NODE_ACCESS_PRIMARY) {
+		volume_unlock_range(v, &c->range);
+		return -ESHUTDOWN;
+	}
+	c->slot = n->sender ? sender_change(n->sender, &c->rec) : NULL;
+	return 0;
+}
+
+/* A write that failed leaves unknown content: what is there now follows in the stream, so that both
+ * sides stay equal.  Where it cannot be read either, the guest's view is undefined as well. */
+static void volume_send_actual(struct volume *v, uint64_t off, uint64_t len)
+{
+	struct node *n = v->node;
+	uint8_t *buf = malloc(RECORD_MAX_PAYLOAD);
+
+	while (buf && len > 0) {
+		uint32_t part = (uint32_t)min_u64(len, RECORD_MAX_PAYLOAD);
+		struct record rec = {.type = RECORD_WRITE,
+			.volume = v->index,
+			.offset = off,
+			.length = part,
+			.payload = part};
+		uint8_t *slot = NULL;
+
+		if (backing_pread(v->backing, buf, part, off) < 0)
+			break;
+		pthread_mutex_lock(&n->lock);
+		if (n->sender)
+			slot = sender_change(n->sender, &rec);
+		pthread_mutex_unlock(&n->lock);
+		if (slot)
+			sender_publish(n->sender, slot, &rec, buf);
+		off += part;
+		len -= part;
+	}
+	free(buf);
+}
+
+static void volume_change_end(struct volume *v, struct volume_change *c, int failed)
+{
+	if (failed < 0 && c->slot)
+		volume_send_actual(v, c->rec.offset, c->rec.length);
+	pthread_mutex_lock(&v->node->lock);
+	volume_unlock_range(v, &c->range);
+	pthread_mutex_unlock(&v->node->lock);
+}
+
+/* At most RECORD_MAX_PAYLOAD bytes. */
+static int volume_primary_write_one(struct volume *v, const void *buf, uint32_t len, uint64_t off)
+{
+	struct volume_change c = {.rec = {.type = RECORD_WRITE,
+					  .volume = v->index,
+					  .offset = off,
+					  .length = len,
+					  .payload = len}};
+	struct node *n = v->node;
+	int r;
+
+	pthread_mutex_lock(&n->lock);
+	r = volume_change_begin(v, &c);
+	pthread_mutex_unlock(&n->lock);
+	if (r < 0)
+		return r;
+	if (c.slot)
+		sender_publish(n->sender, c.slot, &c.rec, buf);
+	snapshots_before_change(&v->snapshots, off, len);
+	r = backing_pwrite(v->backing, buf, len, off);
+	volume_change_end(v, &c, r);
+	return r;
+}
+
+int volume_primary_pwrite(struct volume *v, const void *buf, uint32_t len, uint64_t off)
+{
+	const uint8_t *p = buf;
+	int r = 0;
+
+	/* A longer request is several changes: a power cut may tear it anywhere on a plain disk
+	 * too. */
+	while (len > 0 && r == 0) {
+		uint32_t part = (uint32_t)min_u64(len, RECORD_MAX_PAYLOAD);
+
+		r = volume_primary_write_one(v, p, part, off);
+		p += part;
+		off += part;
+		len -= part;
+	}
+	return r;
+}
+
+int volume_primary_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags)
+{
+	struct volume_change c = {.rec = {.type = RECORD_ZERO,
+					  .flags = flags & VOLUME_UNMAP ? RECORD_FLAG_UNMAP : 0,
+					  .volume = v->index,
+					  .offset = off,
+					  .length = len}};
+	unsigned how = flags & VOLUME_UNMAP ? BACKING_ZERO_UNMAP : 0;
+	struct node *n = v->node;
+	int r;
+
+	pthread_mutex_lock(&n->lock);
+	r = volume_change_begin(v, &c);
+	pthread_mutex_unlock(&n->lock);
+	if (r < 0)
+		return r;
+	if (c.slot)
+		sender_publish(n->sender, c.slot, &c.rec, NULL);
+	snapshots_before_change(&v->snapshots, off, len);
+	r = backing_zero(
+		v->backing, len, off, how | (flags & VOLUME_FAST_ZERO ? BACKING_ZERO_FAST : 0));
+	/* It is in the stream already: done the slow way rather than refused half-way. */
+	if (r == -EOPNOTSUPP)
+		r = backing_zero(v->backing, len, off, how);
+	volume_change_end(v, &c, r);
+	return r;
+}

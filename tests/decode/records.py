@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One record at a time, as docs/stream.md ("Record", "Types", "HELLO") has it.
+
+Written from the document, not from the C code, so that the two check each other."""
+import struct
+from dataclasses import dataclass
+
+from crc32c import crc32c
+
+MAGIC = 0x43524454
+HEADER = 64
+MAX_PAYLOAD = 1 << 20
+MAX_NUMBER = 1 << 62
+OPTIONAL = 0x8000
+FLAG_SYNC, FLAG_UNMAP = 1, 2
+
+(HELLO, WRITE, ZERO, SEAL, SYNC_BEGIN, SYNC_END, ACK_RECEIVED, ACK_COMMITTED, HEARTBEAT,
+ GOODBYE) = range(1, 11)
+COMMIT, DISCARD = 256, 257
+
+PRIMARY, SECONDARY, JOURNAL = "primary", "secondary", "journal"
+_P, _S, _J = {PRIMARY}, {SECONDARY}, {JOURNAL}
+
+
+class Violation(Exception):
+    """The bytes at `position` are not what the documents allow."""
+
+    def __init__(self, position, reason):
+        super().__init__("at byte %d: %s" % (position, reason))
+        self.position = position
+        self.reason = reason
+
+
+class Cut(Violation):
+    """The bytes end within a record."""
+
+
+@dataclass
+class Rule:
+    """What a type may carry; `fields` are those with a meaning."""
+    name: str
+    places: set
+    fields: frozenset = frozenset()
+    flags: int = 0
+    max_payload: int = 0
+
+
+RULES = {
+    HELLO: Rule("HELLO", _P | _S, max_payload=152 + 64 * 80),
+    WRITE: Rule("WRITE", _P | _J, frozenset(("volume", "epoch", "offset", "length")), FLAG_SYNC,
+                MAX_PAYLOAD),
+    ZERO: Rule("ZERO", _P | _J, frozenset(("volume", "epoch", "offset", "length")),
+               FLAG_SYNC | FLAG_UNMAP),
+    SEAL: Rule("SEAL", _P | _J, frozenset(("epoch", "offset", "length"))),
+    SYNC_BEGIN: Rule("SYNC_BEGIN", _P, frozenset(("epoch", "length"))),
+    SYNC_END: Rule("SYNC_END", _P, frozenset(("epoch", "offset", "length"))),
+    ACK_RECEIVED: Rule("ACK_RECEIVED", _S, frozenset(("offset", "length"))),
+    ACK_COMMITTED: Rule("ACK_COMMITTED", _S, frozenset(("epoch", "offset", "length"))),
+    HEARTBEAT: Rule("HEARTBEAT", _P | _S),
+    GOODBYE: Rule("GOODBYE", _P | _S, frozenset(("offset", "length")), max_payload=512),
+    COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
+    DISCARD: Rule("DISCARD", _J),
+}
+
+
+@dataclass
+class Record:
+    position: int
+    type: int
+    flags: int
+    volume: int
+    epoch: int
+    offset: int
+    length: int
+    seq: int
+    payload: bytes
+    size: int  # of header, payload and padding
+
+    @property
+    def known(self):
+        return self.type in RULES
+
+    @property
+    def is_change(self):
+        return self.type in (WRITE, ZERO)
+
+    def __str__(self):
+        name = RULES[self.type].name if self.known else "type 0x%x" % self.type
+        text = "%d: %s seq=%d" % (self.position, name, self.seq)
+        if self.flags & FLAG_SYNC:
+            text += " SYNC"
+        if self.flags & FLAG_UNMAP:
+            text += " UNMAP"
+        for field in ("volume", "epoch", "offset", "length"):
+            if not self.known or field in RULES[self.type].fields:
+                text += " %s=%d" % (field, getattr(self, field))
+        return text + (" payload=%d" % len(self.payload) if self.payload else "")
+
+
+def _check_rule(rec, rule, place):
+    """The reason why the fields break the rule of the type, or None."""
+    if place not in rule.places:
+        return "%s does not come from the %s" % (rule.name, place)
+    if rec.flags & ~rule.flags:
+        return "unknown flags 0x%x" % rec.flags
+    if len(rec.payload) > rule.max_payload:
+        return "payload of %d bytes in a %s" % (len(rec.payload), rule.name)
+    for field in ("volume", "epoch", "offset", "length"):
+        if field not in rule.fields and getattr(rec, field):
+            return "%s has no %s" % (rule.name, field)
+    if "epoch" in rule.fields and rec.epoch == 0:
+        return "%s without an epoch" % rule.name
+    if "volume" in rule.fields:
+        if rec.volume >= 64:
+            return "volume %d" % rec.volume
+        if not 1 <= rec.length <= MAX_NUMBER:
+            return "length %d" % rec.length
+        if rec.offset > MAX_NUMBER:
+            return "offset %d" % rec.offset
+    if rec.type == WRITE and rec.length != len(rec.payload):
+        return "WRITE of length %d with %d bytes" % (rec.length, len(rec.payload))
+    return None
+
+
+def parse(data, position, place, seq=None):
+    """The record at `position` of `data`; place says who wrote it, seq what its number must be."""
+    header = data[position:position + HEADER]
+    if len(header) < HEADER:
+        raise Cut(position, "the bytes end within a header")
+    (magic, kind, flags, volume, length, epoch, offset, extent, number, payload_crc, reserved,
+     header_crc) = struct.unpack("<IHHIIQQQQIQI", header)
+    if magic != MAGIC:
+        raise Violation(position, "magic is 0x%08x" % magic)
+    if header_crc != crc32c(header[:60]):
+        raise Violation(position, "header CRC")
+    if reserved:
+        raise Violation(position, "reserved field is not zero")
+    rule = RULES.get(kind)
+    if not rule and not kind & OPTIONAL:
+        raise Violation(position, "unknown mandatory type %d" % kind)
+    if length > MAX_PAYLOAD:
+        raise Violation(position, "payload of %d bytes" % length)
+    if seq is not None and number != seq:
+        raise Violation(position, "seq %d, expected %d" % (number, seq))
+    padded = (length + 7) // 8 * 8
+    body = bytes(data[position + HEADER:position + HEADER + padded])
+    if len(body) < padded:
+        raise Cut(position, "the bytes end within a payload")
+    rec = Record(position, kind, flags, volume, epoch, offset, extent, number, body[:length],
+                 HEADER + padded)
+    reason = _check_rule(rec, rule, place) if rule else None
+    if reason:
+        raise Violation(position, reason)
+    if payload_crc != (crc32c(rec.payload) if length else 0):
+        raise Violation(position, "payload CRC")
+    if any(body[length:]):
+        raise Violation(position, "padding is not zero")
+    return rec
+
+
+@dataclass
+class Hello:
+    role: str
+    group: bytes
+    generation: int
+    committed: int
+    journal: int
+    seen: int
+    consistent: bool
+    heartbeat_ms: int
+    name: str
+    volumes: list  # of (name, size)
+
+
+def _parse_name(field, position, what):
+    name = field.rstrip(b"\0")
+    if not name or len(name) == len(field) or b"\0" in name:
+        raise Violation(position, "%s is not a zero-padded name" % what)
+    return name
+
+
+def parse_hello(rec):
+    """The payload of a HELLO."""
+    body, at = rec.payload, rec.position + HEADER
+    if len(body) < 152:
+        raise Violation(at, "HELLO of %d bytes" % len(body))
+    (version, compat, role, count, group, generation, committed, journal, seen, flags, heartbeat,
+     name, reserved) = struct.unpack("<4I16s4QII64s16s", body[:152])
+    if not compat <= 1 <= version:
+        raise Violation(at, "versions %d..%d do not hold 1" % (compat, version))
+    if role not in (1, 2):
+        raise Violation(at + 8, "role %d" % role)
+    if not 1 <= count <= 64:
+        raise Violation(at + 12, "%d volumes" % count)
+    if len(body) != 152 + 80 * count:
+        raise Violation(at + 12, "HELLO of %d bytes for %d volumes" % (len(body), count))
+    if flags & ~1:
+        raise Violation(at + 64, "unknown flags 0x%x" % flags)
+    if any(reserved):
+        raise Violation(at + 136, "reserved field is not zero")
+    if role == 1 and (journal or seen):
+        raise Violation(at + 48, "a primary has no journal and no newest epoch seen")
+    for field, number in ((32, generation), (40, committed), (56, seen)):
+        if number > MAX_NUMBER:
+            raise Violation(at + field, "number out of range")
+    if role == 2 and seen < committed:
+        raise Violation(at + 56, "committed an epoch above the newest ever seen")
+    group_name = _parse_name(name, at + 72, "the group's name")
+    volumes = []
+    for i in range(count):
+        where = at + 152 + 80 * i
+        kind, zero, size, label = struct.unpack("<IIQ64s", body[152 + 80 * i:232 + 80 * i])
+        if kind != 1 or zero:
+            raise Violation(where, "volume of kind %d, reserved %d" % (kind, zero))
+        if size > MAX_NUMBER:
+            raise Violation(where + 8, "size out of range")
+        label = _parse_name(label, where + 16, "a volume's name")
+        if label in [v[0] for v in volumes]:
+            raise Violation(where + 16, "two volumes of one name")
+        volumes.append((label, size))
+    return Hello(PRIMARY if role == 1 else SECONDARY, group, generation, committed, journal, seen,
+                 bool(flags & 1), heartbeat, group_name.decode("utf-8", "replace"), volumes)

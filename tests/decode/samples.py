@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Good streams and journals, built by hand from the documents: for the decoder's own tests, and for
+the corpus of the fuzzers."""
+import struct
+
+import journal
+import records
+from crc32c import crc32c
+
+SIZE = 1 << 20  # of each volume
+VOLUMES = ((b"vda", SIZE), (b"vdb", SIZE))
+HEADER_FIELDS = ("magic", "type", "flags", "volume", "payload_len", "epoch", "offset", "length",
+                 "seq", "payload_crc", "reserved", "header_crc")
+
+
+def record(kind, payload=b"", **fields):
+    """The bytes of one record; any header field, and the padding, may be given to spoil it."""
+    values = dict(magic=records.MAGIC, type=kind, flags=0, volume=0, payload_len=len(payload),
+                  epoch=0, offset=0, length=0, seq=0,
+                  payload_crc=crc32c(payload) if payload else 0, reserved=0)
+    padding = fields.pop("padding", bytes(-len(payload) % 8))
+    values.update(fields)
+    head = struct.pack("<IHHIIQQQQIQ", *(values[f] for f in HEADER_FIELDS[:-1]))
+    return head + struct.pack("<I", fields.get("header_crc", crc32c(head))) + payload + padding
+
+
+def hello_payload(role, volumes=VOLUMES, **fields):
+    values = dict(version=1, compat=1, count=len(volumes), group=bytes(range(16)), generation=3,
+                  committed=10 if role == 1 else 9, journal=0 if role == 1 else 64 << 20,
+                  seen=0 if role == 1 else 10, flags=1, heartbeat=500, name=b"vm1",
+                  reserved=bytes(16))
+    values.update(fields)
+    v = values
+    body = struct.pack("<4I16s4QII64s16s", v["version"], v["compat"], role, v["count"], v["group"],
+                       v["generation"], v["committed"], v["journal"], v["seen"], v["flags"],
+                       v["heartbeat"], v["name"], v["reserved"])
+    for name, size, *rest in volumes:
+        kind, zero = rest if rest else (1, 0)
+        body += struct.pack("<IIQ64s", kind, zero, size, name)
+    return body
+
+
+def data(length, seed=1):
+    return bytes((i * 31 + seed * 17 + i // 251) & 255 for i in range(length))
+
+
+def write(epoch, offset, length, volume=0, flags=0, seed=1):
+    return records.WRITE, dict(payload=data(length, seed), epoch=epoch, offset=offset,
+                               length=length, volume=volume, flags=flags)
+
+
+def zero(epoch, offset, length, volume=0, flags=0):
+    return records.ZERO, dict(epoch=epoch, offset=offset, length=length, volume=volume,
+                              flags=flags)
+
+
+def plain(kind, **fields):
+    return kind, fields
+
+
+def primary():
+    """A full sync as epoch 11, then epochs 12 (two volumes), 13 (empty) and 14 and 15 mixed."""
+    return [
+        plain(records.HELLO, payload=hello_payload(1)),
+        plain(records.SYNC_BEGIN, epoch=11, length=2 * SIZE),
+        write(11, 0, 4096, flags=1),
+        zero(11, 4096, SIZE - 4096, flags=3),
+        write(11, 512, 100),
+        zero(11, 0, SIZE, volume=1, flags=1),
+        plain(records.SYNC_END, epoch=11, offset=4, length=4096 + SIZE - 4096 + 100 + SIZE),
+        write(12, 8192, 1001, seed=2),
+        zero(12, 0, 512, volume=1, flags=2),
+        plain(records.HEARTBEAT),
+        plain(records.SEAL, epoch=12, offset=2, length=1513),
+        plain(records.SEAL, epoch=13, offset=0, length=0),
+        write(14, 0, 1, seed=3),
+        write(15, 1, 8, seed=4),
+        plain(records.OPTIONAL | 77, payload=b"from the future", flags=0x1234, epoch=1, volume=99),
+        write(14, SIZE - 16, 16, volume=1, seed=5),
+        plain(records.SEAL, epoch=14, offset=2, length=17),
+        plain(records.GOODBYE, payload="bis später".encode(), offset=1, length=3),
+    ]
+
+
+def secondary():
+    """What the secondary says to it."""
+    return [
+        plain(records.HELLO, payload=hello_payload(2)),
+        plain(records.ACK_RECEIVED, offset=3, length=4096 + SIZE - 4096 + 100),
+        plain(records.ACK_COMMITTED, epoch=11, offset=4, length=2 * SIZE + 100),
+        plain(records.HEARTBEAT),
+        plain(records.ACK_RECEIVED, offset=6, length=2 * SIZE + 1613),
+        plain(records.ACK_COMMITTED, epoch=12, offset=6, length=2 * SIZE + 1613),
+        plain(records.ACK_COMMITTED, epoch=13, offset=6, length=2 * SIZE + 1613),
+        plain(records.ACK_RECEIVED, offset=9, length=2 * SIZE + 1638),
+        plain(records.ACK_COMMITTED, epoch=14, offset=8, length=2 * SIZE + 1630),
+        plain(records.GOODBYE, offset=3, length=4),
+    ]
+
+
+def join(items, first_seq=0):
+    """The items as a stream, numbered."""
+    out = []
+    for i, (kind, fields) in enumerate(items):
+        fields = dict(fields)
+        fields.setdefault("seq", first_seq + i)
+        out.append(record(kind, **fields))
+    return b"".join(out)
+
+
+LIFE1, LIFE2 = 0x1111222233334444, 0x5555666677778888
+
+
+class JournalFile:
+    """A journal file that grows chunk by chunk, as a secondary writes it."""
+
+    def __init__(self, tail=0, chain=0x77, applied=10, ring=4 * journal.SEGMENT):
+        self.ring = ring
+        self.tail, self.chain0, self.applied = tail, chain, applied
+        self.position, self.chain = tail, chain
+        self.spots = []  # (position, length) of each chunk
+        self.bytes = bytearray(journal.RING_OFFSET + ring)
+        self.header(0, serial=6)
+        self.header(1, serial=7)
+
+    def header(self, slot, spoil_crc=0, **fields):
+        v = dict(magic=journal.HEADER_MAGIC, version=1, compat=1, serial=1, ring=self.ring,
+                 segment=journal.SEGMENT, reserved=0, tail=self.tail, chain=self.chain0,
+                 applied=self.applied, incarnation=LIFE1, group=bytes(range(16)), rest=b"")
+        v.update(fields)
+        body = struct.pack("<QIIQQIIQQQQ16s", *(v[k] for k in (
+            "magic", "version", "compat", "serial", "ring", "segment", "reserved", "tail", "chain",
+            "applied", "incarnation", "group"))) + v["rest"]
+        body += bytes(4092 - len(body))
+        self.bytes[slot * 4096:(slot + 1) * 4096] = body + struct.pack(
+            "<I", crc32c(body) ^ spoil_crc)
+
+    def offset(self, position):
+        return journal.RING_OFFSET + position % self.ring
+
+    def chunk(self, items, life=LIFE1, advance=True, seq=100, junk=b"", **fields):
+        body = join(items, seq) if items and not isinstance(items, bytes) else items or b""
+        v = dict(magic=journal.CHUNK_MAGIC, flags=0, position=self.position,
+                 used=journal.CHUNK_HEADER + len(body), life=life, chain=self.chain, zero=0)
+        v["length"] = (v["used"] + 4095) // 4096 * 4096
+        v.update(fields)
+        v.setdefault("own", journal.own_value(v["chain"], v["position"], v["life"]))
+        head = struct.pack("<IIQIIQQQQI", v["magic"], v["flags"], v["position"], v["used"],
+                           v["length"], v["life"], v["chain"], v["own"], v["zero"], 0)
+        head += struct.pack("<I", fields.get("crc", crc32c(head)))
+        whole = head + body + junk
+        whole += bytes(max(v["length"] - len(whole), 0))
+        at = self.offset(self.position)
+        self.bytes[at:at + len(whole)] = whole
+        self.spots.append((self.position, v["length"]))
+        if advance:
+            skip = v["flags"] & journal.SKIP
+            self.position += journal.SEGMENT - self.position % journal.SEGMENT if skip \
+                else v["length"]
+            self.chain = v["own"]
+
+
+def journal_items():
+    """The records of three chunks: epoch 11 committed, 12 discarded, 13 and 14 committed at once, 15
+    left open by a lost connection."""
+    own = dict(seq=0)
+    return [
+        [write(11, 0, 5000), zero(11, 8192, 4096, volume=1),
+         plain(records.SEAL, epoch=11, offset=2, length=9096),
+         plain(records.COMMIT, epoch=11, offset=2, length=9096, **own)],
+        [write(12, 0, 100), plain(records.SEAL, epoch=12, offset=1, length=100),
+         plain(records.DISCARD, **own), write(13, 50, 60), write(15, 0, 70000),
+         plain(records.SEAL, epoch=13, offset=1, length=60),
+         plain(records.SEAL, epoch=14, offset=0, length=0)],
+        [plain(records.COMMIT, epoch=14, offset=9, length=99999, **own)],
+    ]
+
+
+def journal_file(rest_position=None, rest_life=LIFE1):
+    """A log that wraps around the ring, with a SKIP and a second life; and where it ends, a chunk of
+    an older lap (or, with rest_position 0 added to the end, of a dropped tail)."""
+    file = JournalFile(tail=4 * journal.SEGMENT - 12288)
+    first, second, third = journal_items()
+    file.chunk(first[:1])
+    file.chunk(None, flags=journal.SKIP)
+    file.chunk(first[1:])
+    file.chunk(second, life=LIFE2)
+    file.chunk(third, life=LIFE2)
+    end = file.position
+    file.chunk([zero(3, 0, 4096)], life=rest_life, advance=False, chain=0x99,
+               position=end - file.ring if rest_position is None else end + rest_position)
+    return file

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One direction of one connection, and both together, against docs/stream.md ("Session")."""
+import records
+from records import (ACK_COMMITTED, ACK_RECEIVED, Cut, GOODBYE, HELLO, PRIMARY, RULES, SEAL,
+                     SECONDARY, SYNC_BEGIN, SYNC_END, Violation)
+
+
+class Stream:
+    """Takes the records of one direction in order and refuses what must not follow."""
+
+    def __init__(self):
+        self.hello = None
+        self.ended = False
+        self.count = 0
+        self.bytes = 0
+        self.by_type = {}
+        # of a primary
+        self.closed = 0  # newest epoch that a SEAL or SYNC_END closed
+        self.open = {}  # epoch -> [changes, bytes]
+        self.sync = None  # epoch of the sync that runs
+        self.changes = 0
+        self.change_bytes = 0
+        self.closed_counts = [0, 0]
+        self.totals = {}  # closed epoch -> (changes, bytes) of all epochs up to it
+        # of a secondary
+        self.received = (0, 0)
+        self.committed = (0, 0, 0)
+        self.acks = []  # (record) for check_pair
+
+    def _first(self, rec):
+        if rec.type == GOODBYE:
+            self._goodbye(rec)  # a secondary that refuses
+        elif rec.type != HELLO:
+            raise Violation(rec.position, "the first record is no HELLO")
+
+    def _goodbye(self, rec):
+        if not 1 <= rec.offset <= 5:
+            raise Violation(rec.position, "GOODBYE for reason %d" % rec.offset)
+        try:
+            rec.payload.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Violation(rec.position, "the text of a GOODBYE is not UTF-8") from None
+        self.ended = True
+
+    def _change(self, rec):
+        if self.hello and rec.volume >= len(self.hello.volumes):
+            raise Violation(rec.position, "no volume %d" % rec.volume)
+        if self.hello and rec.offset + rec.length > self.hello.volumes[rec.volume][1]:
+            raise Violation(rec.position, "change beyond the end of the volume")
+        if self.sync is not None and rec.epoch != self.sync:
+            raise Violation(rec.position, "change of epoch %d within the sync of epoch %d" %
+                            (rec.epoch, self.sync))
+        if rec.flags & records.FLAG_SYNC and self.sync is None:
+            raise Violation(rec.position, "data of a sync outside of one")
+        totals = self.open.setdefault(rec.epoch, [0, 0])
+        totals[0] += 1
+        totals[1] += rec.length
+        self.changes += 1
+        self.change_bytes += rec.length
+
+    def _close(self, rec):
+        lower = [e for e in self.open if e < rec.epoch]
+        if lower:
+            raise Violation(rec.position, "epoch %d closes before %d" % (rec.epoch, min(lower)))
+        have = tuple(self.open.pop(rec.epoch, (0, 0)))
+        if (rec.offset, rec.length) != have:
+            raise Violation(rec.position, "%s of %d changes and %d bytes, there were %d and %d" %
+                            ((RULES[rec.type].name, rec.offset, rec.length) + have))
+        self.closed = rec.epoch
+        self.closed_counts = [a + b for a, b in zip(self.closed_counts, have)]
+        self.totals[rec.epoch] = tuple(self.closed_counts)
+
+    def _primary(self, rec):
+        if not rec.known:
+            return
+        if rec.epoch and rec.epoch <= max(self.closed, self.hello.committed):
+            raise Violation(rec.position, "epoch %d is closed" % rec.epoch)
+        if rec.is_change:
+            self._change(rec)
+        elif rec.type == SYNC_BEGIN:
+            if self.sync is not None:
+                raise Violation(rec.position, "SYNC_BEGIN within a sync")
+            if self.open:
+                raise Violation(rec.position, "SYNC_BEGIN with an open epoch")
+            self.sync = rec.epoch
+        elif rec.type == SYNC_END:
+            if self.sync != rec.epoch:
+                raise Violation(rec.position, "SYNC_END without its SYNC_BEGIN")
+            self._close(rec)
+            self.sync = None
+        elif rec.type == SEAL:
+            if self.sync is not None:
+                raise Violation(rec.position, "SEAL within a sync")
+            self._close(rec)
+
+    def _secondary(self, rec):
+        counts = (rec.offset, rec.length)
+        if rec.type == ACK_RECEIVED:
+            if counts[0] < self.received[0] or counts[1] < self.received[1]:
+                raise Violation(rec.position, "ACK_RECEIVED goes back")
+            self.received = counts
+            self.acks.append(rec)
+        elif rec.type == ACK_COMMITTED:
+            if rec.epoch <= self.hello.committed:
+                raise Violation(rec.position, "ACK_COMMITTED of an epoch before the connection")
+            if any(new < old for new, old in zip((rec.epoch,) + counts, self.committed)):
+                raise Violation(rec.position, "ACK_COMMITTED goes back")
+            self.committed = (rec.epoch,) + counts
+            self.acks.append(rec)
+
+    def take(self, rec):
+        """The next record, already checked by itself."""
+        if self.ended:
+            raise Violation(rec.position, "a record after the GOODBYE")
+        self.count += 1
+        self.bytes += rec.size
+        name = RULES[rec.type].name if rec.known else "unknown"
+        self.by_type[name] = self.by_type.get(name, 0) + 1
+        if self.count == 1:
+            self._first(rec)
+            return
+        if rec.type == HELLO:
+            raise Violation(rec.position, "a second HELLO")
+        if rec.type == GOODBYE:
+            self._goodbye(rec)
+        elif self.hello.role == PRIMARY:
+            self._primary(rec)
+        else:
+            self._secondary(rec)
+
+    def summary(self):
+        kinds = " ".join("%s=%d" % kv for kv in sorted(self.by_type.items()))
+        return "%s: %d records, %d bytes: %s" % (
+            self.hello.role if self.hello else "refusing secondary", self.count, self.bytes, kinds)
+
+
+def check(data, cut=False, dump=None):
+    """Checks the whole of one direction; cut: it may end within a record, as a lost connection."""
+    stream = Stream()
+    at = 0
+    place = SECONDARY
+    while at < len(data) or at == 0:
+        try:
+            if at == 0:
+                # Who speaks stands in the HELLO, which both may send.
+                first = records.parse(data, 0, SECONDARY, 0)
+                if first.type == HELLO:
+                    stream.hello = records.parse_hello(first)
+                    place = stream.hello.role
+            rec = records.parse(data, at, place, stream.count)
+        except Cut:
+            if cut:
+                break
+            raise
+        if dump:
+            dump(rec)
+        stream.take(rec)
+        at += rec.size
+    return stream
+
+
+def check_pair(primary, secondary):
+    """What a secondary acknowledges, against what its primary sent."""
+    if not primary.hello or primary.hello.role != PRIMARY:
+        raise Violation(0, "the first of the two is no primary's")
+    if not secondary.hello:
+        return
+    if secondary.hello.role != SECONDARY:
+        raise Violation(0, "both are of a primary")
+    for mine, yours in zip(primary.hello.volumes, secondary.hello.volumes):
+        if mine[0] != yours[0] or mine[1] > yours[1]:
+            raise Violation(0, "the volumes do not match")
+    if primary.hello.name != secondary.hello.name or \
+            len(primary.hello.volumes) != len(secondary.hello.volumes):
+        raise Violation(0, "the groups do not match")
+    for rec in secondary.acks:
+        if rec.type == ACK_RECEIVED:
+            if (rec.offset > primary.changes or rec.length > primary.change_bytes):
+                raise Violation(rec.position, "acknowledges more than was sent")
+        elif rec.epoch not in primary.totals:
+            raise Violation(rec.position, "acknowledges epoch %d, which was not sealed" %
+                            rec.epoch)
+        elif (rec.offset, rec.length) != primary.totals[rec.epoch]:
+            raise Violation(rec.position, "commit of epoch %d counts %d changes and %d bytes, "
+                            "there were %d and %d" %
+                            ((rec.epoch, rec.offset, rec.length) + primary.totals[rec.epoch]))
+    for epoch in primary.totals:
+        if epoch <= max(secondary.hello.seen, secondary.hello.committed):
+            raise Violation(0, "epoch %d is not above what the secondary has seen" % epoch)

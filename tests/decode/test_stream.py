@@ -1,0 +1,298 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The stream decoder: good samples pass, and each single thing that is wrong is refused by name."""
+import unittest
+
+import records
+import samples
+import stream
+from crc32c import crc32c
+from records import (ACK_COMMITTED, ACK_RECEIVED, COMMIT, GOODBYE, HEARTBEAT, HELLO, OPTIONAL, SEAL,
+                     SYNC_BEGIN, SYNC_END, Violation)
+from samples import SIZE, hello_payload, plain, write, zero
+
+# Index of the items of samples.primary() and samples.secondary() that the tables below spoil.
+P = dict(hello=0, begin=1, sync_write=2, sync_zero=3, guest_write=4, sync_end=6, write=7, zero=8,
+         heartbeat=9, seal12=10, seal13=11, write14=12, unknown=14, seal14=16, goodbye=17)
+S = dict(hello=0, received1=1, committed1=2, received2=4, committed2=5, goodbye=9)
+
+
+class Base(unittest.TestCase):
+    def refuse(self, data, reason, **options):
+        with self.assertRaises(Violation, msg=reason) as caught:
+            stream.check(data, **options)
+        self.assertIn(reason, caught.exception.reason)
+        return caught.exception
+
+
+class Good(Base):
+    def test_crc(self):
+        self.assertEqual(crc32c(b"123456789"), 0xE3069283)
+        self.assertEqual(crc32c(b""), 0)
+        self.assertEqual(crc32c(bytes(32)), 0x8A9136AA)  # RFC 3720, B.4
+        self.assertEqual(crc32c(b"\xff" * 32), 0x62A8AB43)
+
+    def test_pair(self):
+        p = stream.check(samples.join(samples.primary()))
+        s = stream.check(samples.join(samples.secondary()))
+        self.assertEqual((p.count, s.count), (18, 10))
+        stream.check_pair(p, s)
+
+    def test_cut_anywhere(self):
+        data = samples.join(samples.primary())
+        for n in list(range(1, 700)) + list(range(700, len(data), 97)):
+            try:
+                stream.check(data[:n])
+            except records.Cut:
+                stream.check(data[:n], cut=True)
+
+    def test_refusing_secondary(self):
+        done = stream.check(samples.join([plain(GOODBYE, payload=b"no", offset=2)]))
+        self.assertTrue(done.ended)
+
+    def test_largest(self):
+        items = samples.primary()[:P["write"]] + [
+            write(12, 0, SIZE), plain(SEAL, epoch=12, offset=1, length=SIZE)]
+        stream.check(samples.join(items))
+
+
+class Bits(Base):
+    def test_any_byte(self):
+        """One bit of every byte flipped, a different one each: always refused."""
+        for data in (samples.join(samples.primary()), samples.join(samples.secondary())):
+            for at in range(len(data)):
+                spoilt = bytearray(data)
+                spoilt[at] ^= 1 << (at * 5 + at // 8) % 8
+                with self.assertRaises(Violation, msg="byte %d" % at):
+                    stream.check(bytes(spoilt))
+
+    def test_any_bit_of_headers(self):
+        data = samples.join(samples.secondary()[:2])
+        at = len(data) - 64
+        for bit in range(512):
+            spoilt = bytearray(data)
+            spoilt[at + bit // 8] ^= 1 << bit % 8
+            with self.assertRaises(Violation, msg="bit %d" % bit):
+                stream.check(bytes(spoilt))
+
+
+# (index, fields of the record that change, reason); CRCs are right unless they are what changes.
+PRIMARY_FIELDS = [
+    ("heartbeat", dict(magic=0x43524455), "magic"),
+    ("heartbeat", dict(header_crc=1), "header CRC"),
+    ("heartbeat", dict(reserved=1 << 63), "reserved field"),
+    ("heartbeat", dict(kind=99), "unknown mandatory type 99"),
+    ("heartbeat", dict(kind=0), "unknown mandatory type 0"),
+    ("heartbeat", dict(kind=COMMIT, epoch=12), "COMMIT does not come from the primary"),
+    ("heartbeat", dict(kind=ACK_RECEIVED), "ACK_RECEIVED does not come from the primary"),
+    ("heartbeat", dict(kind=ACK_COMMITTED, epoch=12), "does not come from the primary"),
+    ("heartbeat", dict(flags=1), "unknown flags"),
+    ("heartbeat", dict(volume=1), "HEARTBEAT has no volume"),
+    ("heartbeat", dict(epoch=12), "HEARTBEAT has no epoch"),
+    ("heartbeat", dict(offset=1), "HEARTBEAT has no offset"),
+    ("heartbeat", dict(length=1), "HEARTBEAT has no length"),
+    ("heartbeat", dict(payload=b"x"), "payload of 1 bytes in a HEARTBEAT"),
+    ("heartbeat", dict(payload_crc=1), "payload CRC"),
+    ("heartbeat", dict(seq=0), "seq 0, expected 9"),
+    ("heartbeat", dict(seq=10), "seq 10, expected 9"),
+    ("write", dict(payload_crc=1), "payload CRC"),
+    ("write", dict(padding=b"\0\0\0\0\0\0\1"), "padding is not zero"),
+    ("write", dict(padding=b""), "padding is not zero"),
+    ("write", dict(flags=4), "unknown flags"),
+    ("write", dict(flags=2), "unknown flags"),
+    ("write", dict(flags=1), "data of a sync outside of one"),
+    ("write", dict(epoch=0), "WRITE without an epoch"),
+    ("write", dict(epoch=11), "epoch 11 is closed"),
+    ("write", dict(epoch=10), "epoch 10 is closed"),
+    ("write", dict(volume=64), "volume 64"),
+    ("write", dict(volume=2), "no volume 2"),
+    ("write", dict(length=1000), "WRITE of length 1000 with 1001 bytes"),
+    ("write", dict(length=0), "length 0"),
+    ("write", dict(payload=b"", length=0), "length 0"),
+    ("write", dict(payload_len=(1 << 20) + 1), "payload of 1048577 bytes"),
+    ("write", dict(offset=SIZE - 1000), "beyond the end"),
+    ("write", dict(offset=(1 << 62) + 1), "offset"),
+    ("zero", dict(length=0), "length 0"),
+    ("zero", dict(length=(1 << 62) + 1), "length"),
+    ("zero", dict(length=1 << 62, offset=1 << 62), "beyond the end"),
+    ("zero", dict(offset=SIZE - 511), "beyond the end"),
+    ("zero", dict(payload=b"x" * 8), "payload of 8 bytes in a ZERO"),
+    ("zero", dict(flags=4), "unknown flags"),
+    ("zero", dict(epoch=13), "there were 1 and 1001"),
+    ("seal12", dict(offset=1), "SEAL of 1 changes and 1513 bytes, there were 2 and 1513"),
+    ("seal12", dict(length=1512), "there were 2 and 1513"),
+    ("seal12", dict(epoch=13), "epoch 13 closes before 12"),
+    ("seal12", dict(epoch=11), "epoch 11 is closed"),
+    ("seal12", dict(epoch=0), "SEAL without an epoch"),
+    ("seal12", dict(kind=SYNC_END), "SYNC_END without its SYNC_BEGIN"),
+    ("seal12", dict(volume=1), "SEAL has no volume"),
+    ("seal13", dict(epoch=12), "epoch 12 is closed"),
+    ("seal14", dict(epoch=15, offset=1, length=8), "epoch 15 closes before 14"),
+    ("begin", dict(epoch=10), "epoch 10 is closed"),
+    ("begin", dict(offset=1), "SYNC_BEGIN has no offset"),
+    ("begin", dict(kind=SEAL, length=0), "epoch 11 is closed"),
+    ("sync_write", dict(epoch=12), "within the sync of epoch 11"),
+    ("guest_write", dict(epoch=12), "within the sync of epoch 11"),
+    ("sync_end", dict(offset=3), "SYNC_END of 3 changes"),
+    ("sync_end", dict(epoch=12), "SYNC_END without its SYNC_BEGIN"),
+    ("sync_end", dict(kind=SEAL), "SEAL within a sync"),
+    ("sync_end", dict(kind=SYNC_BEGIN, offset=0), "SYNC_BEGIN within a sync"),
+    ("unknown", dict(payload_crc=1), "payload CRC"),
+    ("unknown", dict(padding=b"\1\0\0"), "padding is not zero"),
+    ("unknown", dict(reserved=1), "reserved field"),
+    ("unknown", dict(kind=77), "unknown mandatory type 77"),
+    ("unknown", dict(payload_len=1 << 21), "payload of 2097152 bytes"),
+    ("goodbye", dict(offset=0), "GOODBYE for reason 0"),
+    ("goodbye", dict(offset=6), "GOODBYE for reason 6"),
+    ("goodbye", dict(payload=b"\xff\xfe"), "not UTF-8"),
+    ("goodbye", dict(payload=b"x" * 513), "payload of 513 bytes in a GOODBYE"),
+    ("hello", dict(seq=1), "seq 1, expected 0"),
+    ("hello", dict(kind=HEARTBEAT, payload=b""), "the first record is no HELLO"),
+    ("hello", dict(epoch=1), "HELLO has no epoch"),
+]
+
+SECONDARY_FIELDS = [
+    ("received2", dict(offset=2), "ACK_RECEIVED goes back"),
+    ("received2", dict(length=0), "ACK_RECEIVED goes back"),
+    ("received2", dict(epoch=1), "ACK_RECEIVED has no epoch"),
+    ("committed2", dict(epoch=10), "ACK_COMMITTED goes back"),
+    ("committed2", dict(offset=3), "ACK_COMMITTED goes back"),
+    ("committed2", dict(length=1), "ACK_COMMITTED goes back"),
+    ("committed2", dict(epoch=9), "before the connection"),
+    ("committed2", dict(epoch=0), "ACK_COMMITTED without an epoch"),
+    ("committed2", dict(kind=SEAL), "SEAL does not come from the secondary"),
+    ("committed2", dict(kind=records.WRITE, payload=b"x", offset=0, length=1),
+     "WRITE does not come from the secondary"),
+    ("goodbye", dict(kind=HELLO, payload=hello_payload(2), offset=0, length=0), "second HELLO"),
+]
+
+# What the payload of a HELLO may not be.
+HELLO_FIELDS = [
+    (dict(role=3), "role 3"), (dict(role=0), "role 0"),
+    (dict(version=0), "versions"), (dict(compat=2, version=2), "versions"),
+    (dict(count=0), "0 volumes"), (dict(count=65), "65 volumes"),
+    (dict(count=1), "HELLO of 312 bytes for 1 volumes"),
+    (dict(flags=2), "unknown flags"), (dict(reserved=b"\0" * 15 + b"\1"), "reserved field"),
+    (dict(journal=1), "a primary has no journal"), (dict(seen=1), "a primary has no journal"),
+    (dict(generation=(1 << 62) + 1), "out of range"),
+    (dict(committed=(1 << 62) + 1), "out of range"),
+    (dict(name=b""), "the group's name"), (dict(name=b"vm\0x"), "the group's name"),
+    (dict(name=b"x" * 64), "the group's name"),
+    (dict(volumes=((b"vda", SIZE, 2, 0), (b"vdb", SIZE))), "volume of kind 2"),
+    (dict(volumes=((b"vda", SIZE, 1, 1), (b"vdb", SIZE))), "reserved 1"),
+    (dict(volumes=((b"vda", SIZE), (b"vda", SIZE))), "two volumes of one name"),
+    (dict(volumes=((b"vda", SIZE), (b"", SIZE))), "a volume's name"),
+    (dict(volumes=((b"vda", (1 << 62) + 1), (b"vdb", SIZE))), "size out of range"),
+    (dict(role=2, committed=11), "above the newest ever seen"),
+]
+
+
+def spoil(items, index, change):
+    kind, fields = items[index]
+    fields = {**fields, **change}
+    return items[:index] + [(fields.pop("kind", kind), fields)] + items[index + 1:]
+
+
+class Fields(Base):
+    def test_primary(self):
+        for name, change, reason in PRIMARY_FIELDS:
+            with self.subTest(name=name, change=change):
+                self.refuse(samples.join(spoil(samples.primary(), P[name], change)), reason)
+
+    def test_secondary(self):
+        for name, change, reason in SECONDARY_FIELDS:
+            with self.subTest(name=name, change=change):
+                self.refuse(samples.join(spoil(samples.secondary(), S[name], change)), reason)
+
+    def test_hello(self):
+        for change, reason in HELLO_FIELDS:
+            with self.subTest(change=change):
+                change = dict(change)
+                body = hello_payload(change.pop("role", 1), **change)
+                self.refuse(samples.join([plain(HELLO, payload=body)]), reason)
+        for length in (0, 151, 152, 311, 313):
+            body = (hello_payload(1) + b"\0")[:length]
+            self.refuse(samples.join([plain(HELLO, payload=body)]), "HELLO of")
+
+    def test_unknown_flags_of_optional_types_are_fine(self):
+        items = samples.primary()[:P["goodbye"]] + [plain(OPTIONAL | 2, flags=0xFFFF, volume=77)]
+        stream.check(samples.join(items))
+
+
+class Order(Base):
+    def test_left_out(self):
+        """Each record but the harmless ones is missed, with its number or without."""
+        items = samples.primary()
+        harmless = {P["heartbeat"], P["seal13"], P["unknown"], P["goodbye"], 13, P["seal14"]}
+        for i in range(len(items)):
+            rest = items[:i] + items[i + 1:]
+            numbered = [(k, {**f, "seq": n}) for n, (k, f) in enumerate(items)]
+            if i < len(items) - 1:
+                self.refuse(samples.join(numbered[:i] + numbered[i + 1:]), "seq")
+            if i in harmless:
+                stream.check(samples.join(rest))
+            else:
+                with self.assertRaises(Violation, msg="without %d" % i):
+                    stream.check(samples.join(rest))
+
+    def test_doubled(self):
+        items = samples.primary()
+        for i in range(len(items)):
+            if i not in (P["heartbeat"], P["unknown"], 13):
+                with self.assertRaises(Violation, msg="twice %d" % i):
+                    stream.check(samples.join(items[:i + 1] + items[i:]))
+
+    def test_inserted(self):
+        items = samples.primary()
+        for at, item, reason in (
+                (P["seal13"], write(12, 0, 10), "epoch 12 is closed"),
+                (P["goodbye"], zero(14, 0, 10), "epoch 14 is closed"),
+                (P["write"], plain(SEAL, epoch=11, offset=0, length=0), "epoch 11 is closed"),
+                (P["write14"] + 1, plain(SYNC_BEGIN, epoch=16), "SYNC_BEGIN with an open epoch"),
+                (P["goodbye"] + 1, plain(HEARTBEAT), "after the GOODBYE"),
+                (P["write"], plain(HELLO, payload=hello_payload(1)), "second HELLO"),
+                (P["sync_write"], plain(SEAL, epoch=11, offset=0, length=0), "SEAL within")):
+            with self.subTest(reason=reason):
+                self.refuse(samples.join(items[:at] + [item] + items[at:]), reason)
+
+    def test_empty(self):
+        self.refuse(b"", "within a header")
+        self.assertEqual(stream.check(b"", cut=True).count, 0)
+
+
+class Pair(Base):
+    def refuse_pair(self, secondary, reason):
+        p = stream.check(samples.join(samples.primary()))
+        s = stream.check(samples.join(secondary))
+        with self.assertRaises(Violation) as caught:
+            stream.check_pair(p, s)
+        self.assertIn(reason, caught.exception.reason)
+
+    def test_acknowledgements(self):
+        items = samples.secondary()
+        n = len(items) - 1
+        last = items[n - 1][1]
+        for change, reason in (
+                (dict(epoch=15), "epoch 15, which was not sealed"),
+                (dict(offset=last["offset"] + 1), "counts 9 changes"),
+                (dict(length=last["length"] + 1), "counts 8 changes")):
+            self.refuse_pair(spoil(items, n - 1, change), reason)
+        self.refuse_pair(spoil(items, n - 2, dict(offset=10)), "more than was sent")
+        self.refuse_pair(spoil(items, n - 2, dict(length=3 * SIZE)), "more than was sent")
+
+    def test_hellos(self):
+        items = samples.secondary()
+        for change, reason in (
+                (dict(volumes=((b"vda", SIZE), (b"vdc", SIZE))), "volumes do not match"),
+                (dict(volumes=((b"vda", SIZE), (b"vdb", SIZE - 1))), "volumes do not match"),
+                (dict(volumes=((b"vda", SIZE),)), "groups do not match"),
+                (dict(name=b"vm2"), "groups do not match"),
+                (dict(seen=11), "not above what the secondary has seen")):
+            with self.subTest(change=change):
+                self.refuse_pair(
+                    [plain(HELLO, payload=hello_payload(2, **change))] + items[1:], reason)
+        self.refuse_pair(samples.primary(), "both are of a primary")
+
+
+if __name__ == "__main__":
+    unittest.main()
