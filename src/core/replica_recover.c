@@ -141,12 +141,10 @@ int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn rea
 	*ret_why = "cannot read the journal";
 	if (err < 0)
 		return err;
-	/* A sealed one may stand before the last COMMIT: no later COMMIT must take it along. */
 	while (r->open_first) {
 		struct replica_epoch *e = r->open_first;
 
 		r->open_first = e->next;
-		r->discard_due |= e->sealed;
 		replica_epoch_drop(r, e);
 	}
 	/* Chunks of the dropped tail. */
@@ -164,6 +162,9 @@ int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn rea
 	r->head = end.pos;
 	r->chain = end.chain;
 	r->incarnation = incarnation;
+	/* Sealed epochs that were dropped may stand before the last COMMIT, and a DISCARD of them
+	 * in the tail that is dropped: the next COMMIT must not take them along. */
+	r->discard_due = true;
 	if (expected == 0)
 		replica_recover_nothing(r);
 	r->received = r->committed;

@@ -210,6 +210,8 @@ int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const ch
 {
 	*ret_goodbye = 0;
 	*ret_why = "out of memory";
+	if (r->mode == REPLICA_FAILED)
+		return 0; /* since the buffer was given out; what came is ignored */
 	r->rx_len += (uint32_t)n;
 	r->rx_need = 0;
 	r->lent = false;
