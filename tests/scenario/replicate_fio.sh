@@ -19,7 +19,8 @@ ok() { echo "ok - $*"; }
 # until_state NODE STATE: at most 20 seconds
 until_state() {
   for _ in $(seq 200); do
-    [ "$("$tandem" status "$conf" --node "$1" --json 2>/dev/null | jq -r .state)" = "$2" ] && return
+    # a node that does not run is "stopped" too, but with an exit code
+    json=$("$tandem" status "$conf" --node "$1" --json 2>/dev/null) && [ "$(jq -r .state <<<"$json")" = "$2" ] && return
     sleep 0.1
   done
   fail "node $1 did not become $2"
