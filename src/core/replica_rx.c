@@ -139,7 +139,9 @@ static int replica_take_seal(struct replica *r, const struct record *rec)
 	r->received = rec->epoch;
 	if (replica_acks_seals(r) && r->session && r->mode == REPLICA_READY)
 		r->ops->send(r->ctx, &ack);
-	return replica_commit_next(r);
+	/* Placed when all that was received is looked at: one COMMIT for many small epochs. */
+	r->commit_due = true;
+	return 0;
 }
 
 static int replica_sync_begin(struct replica *r, const struct record *rec)
@@ -206,17 +208,9 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 	return 0;
 }
 
-int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const char **ret_why)
+/* Every whole record that was received. */
+static int replica_parse(struct replica *r, unsigned *ret_goodbye, const char **ret_why)
 {
-	*ret_goodbye = 0;
-	*ret_why = "out of memory";
-	if (r->mode == REPLICA_FAILED)
-		return 0; /* since the buffer was given out; what came is ignored */
-	r->rx_len += (uint32_t)n;
-	r->rx_need = 0;
-	r->lent = false;
-	if (replica_settle(r) < 0)
-		return -ENOMEM;
 	while (r->filling && r->rx_at < r->rx_len) {
 		uint8_t *at = r->filling->buf + r->rx_at;
 		enum record_verdict v;
@@ -248,6 +242,28 @@ int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const ch
 			r->rx_len -= (uint32_t)size;
 		}
 	}
+	return 0;
+}
+
+int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const char **ret_why)
+{
+	int err;
+
+	*ret_goodbye = 0;
+	*ret_why = "out of memory";
+	if (r->mode == REPLICA_FAILED)
+		return 0; /* since the buffer was given out; what came is ignored */
+	r->rx_len += (uint32_t)n;
+	r->rx_need = 0;
+	r->lent = false;
+	if (replica_settle(r) < 0)
+		return -ENOMEM;
+	err = replica_parse(r, ret_goodbye, ret_why);
+	/* What was sealed before a bad record commits all the same. */
+	if (replica_settle(r) < 0 && err == 0)
+		err = -ENOMEM;
+	if (err < 0)
+		return err;
 	if (r->filling && (r->filling->head.used >= REPLICA_CHUNK_CLOSE ||
 				  r->rx_at + r->rx_need > REPLICA_CHUNK_ROOM ||
 				  r->rx_len == REPLICA_CHUNK_ROOM))
@@ -353,5 +369,6 @@ int replica_local_cut(struct replica *r, uint64_t *ret_epoch)
 	if (err < 0)
 		return err;
 	*ret_epoch = number;
-	return replica_take_seal(r, &seal);
+	err = replica_take_seal(r, &seal);
+	return err < 0 ? err : replica_settle(r);
 }

@@ -21,9 +21,10 @@ static void local_after_discard(struct sim *s, const char *where)
 		return;
 	}
 	oracle_drop_after(s, epoch);
-	if (s->sec.promoted)
+	if (s->sec.promoted) {
 		(void)oracle_rebase(s, epoch);
-	s->sec.local_dirty = false;
+		s->sec.local_dirty = true; /* cuts may be equal: the last one is to be new */
+	}
 	sim_trace(s, "%s: epoch %llu is left", where, (unsigned long long)epoch);
 }
 
@@ -135,7 +136,6 @@ void local_start(struct sim *s)
 {
 	local_after_discard(s, "promotion");
 	s->sec.local = true;
-	s->sec.local_dirty = false;
 	sim_after(s, SIM_SECONDARY, sim_delay(s, 0, SIM_MS), local_tick, NULL);
 }
 
