@@ -2,9 +2,11 @@
 /* The replica's receive path on arbitrary bytes, while everything around it (journal, images,
  * power, operator) does its part at once or in an order drawn from the input.
  *
- * Input: 8 bytes of options, then records as a primary sends them after its HELLO.  Options: 0
- * flags (below), 1 staging limit in chunks less 2 (of 4 bits) and bytes fed at once (4 bits), 2..7
- * seed. */
+ * Input: 8 bytes of options, then records as a primary sends them after its HELLO.  Options: byte 0
+ * flags (below); byte 1 the staging limit in chunks, less 2 (bits 0..3), how much is fed at once
+ * (bits 4..6), and whether the records come again and again until the journal has wrapped (bit 7);
+ * bytes 2..7 seed.
+ * With TANDEM_FUZZ_JOURNALS=DIR the journals that come of it are left there for the decoder. */
 #include <errno.h>
 #include <string.h>
 
@@ -13,6 +15,8 @@
 
 #define FUZZ_OPTIONS 8u
 #define FUZZ_COUNTED 8u
+#define FUZZ_AGAIN 128u
+#define FUZZ_AGAIN_BYTES (20u << 20)
 
 enum fuzz_flag {
 	FUZZ_READY = 1,   /* begin with a committed state */
@@ -22,6 +26,7 @@ enum fuzz_flag {
 	FUZZ_EVENTS = 16, /* commit, discard, connections, power cuts, a local writer */
 	FUZZ_REPAIR = 32, /* records are made valid, with numbers and counts that fit */
 	FUZZ_EPOCHS = 64, /* with that: epochs close to those that are open */
+	FUZZ_EDGE = 128,  /* the log begins shortly before a segment's end */
 };
 
 struct fuzz_count {
@@ -79,7 +84,6 @@ static void fuzz_event(struct fuzz_run *f)
 {
 	struct replica_status s = world_status(&f->w);
 	uint64_t n, bytes;
-	int e;
 
 	switch (fuzz_random(&f->rnd, 24)) {
 	case 0:
@@ -100,8 +104,7 @@ static void fuzz_event(struct fuzz_run *f)
 		(void)replica_commit(f->w.r, s.committed + 1 + fuzz_random(&f->rnd, 4));
 		break;
 	case 6:
-		e = replica_read_map(f->w.r, 0, fuzz_random(&f->rnd, 2), f->w.map);
-		FUZZ_REQUIRE(e == 0 || e == -EBUSY);
+		world_read_source(&f->w, fuzz_random(&f->rnd, 1u << 30));
 		break;
 	case 7:
 		replica_rx_idle(f->w.r);
@@ -113,6 +116,10 @@ static void fuzz_event(struct fuzz_run *f)
 	case 10:
 		if (!f->session)
 			fuzz_local(f);
+		break;
+	case 11:
+		if (fuzz_random(&f->rnd, 20) == 0)
+			world_fail(&f->w);
 		break;
 	}
 }
@@ -245,15 +252,30 @@ static void fuzz_stream(struct fuzz_run *f, const uint8_t *data, size_t size, si
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const size_t pieces[] = {1, 64, 100, 1000, 4096, 65536, 1u << 18, 1u << 20};
+	struct replica_config cfg = {.volumes = WORLD_VOLUMES, .sizes = {WORLD_SIZE, WORLD_SIZE}};
+	const char *journals = getenv("TANDEM_FUZZ_JOURNALS");
+	static unsigned number;
 	struct fuzz_run f = {0};
+	size_t rounds = 1, piece;
 
 	if (size < FUZZ_OPTIONS)
 		return 0;
 	f.flags = data[0];
 	f.rnd.state = get_le64(data);
-	world_init(&f.w, WORLD_VOLUMES, (2 + (data[1] & 15u)) * (uint64_t)JOURNAL_CHUNK_MAX,
-		f.flags & FUZZ_MANUAL, f.flags & FUZZ_EARLY, f.flags & FUZZ_READY ? 10 : 0);
-	fuzz_stream(&f, data + FUZZ_OPTIONS, size - FUZZ_OPTIONS, pieces[data[1] >> 4 & 7]);
+	cfg.manual = f.flags & FUZZ_MANUAL;
+	cfg.ack_when_sealed = f.flags & FUZZ_EARLY;
+	cfg.staging_limit = (2 + (data[1] & 15u)) * (uint64_t)JOURNAL_CHUNK_MAX;
+	piece = pieces[data[1] >> 4 & 7];
+	if ((data[1] & FUZZ_AGAIN) && size > 4096 && piece > 10000)
+		rounds = 1 + FUZZ_AGAIN_BYTES / size;
+	world_init(&f.w, &cfg, f.flags & FUZZ_READY ? 10 : 0,
+		f.flags & FUZZ_EDGE ? JOURNAL_MIN_RING - 3 * JOURNAL_BLOCK : 0);
+	f.w.hold = journals != NULL;
+	while (rounds-- > 0)
+		fuzz_stream(&f, data + FUZZ_OPTIONS, size - FUZZ_OPTIONS, piece);
+	/* As a power cut would leave it. */
+	if (journals && !f.w.failed)
+		world_save(&f.w, journals, ++number);
 	fuzz_end(&f);
 	world_complete_all(&f.w);
 	world_check(&f.w);

@@ -14,11 +14,11 @@ import records  # noqa: E402
 import samples  # noqa: E402
 from samples import LIFE2, plain, write, zero  # noqa: E402
 
-READY, MANUAL, EARLY, LATE, EVENTS, REPAIR, EPOCHS = (1 << i for i in range(7))
+READY, MANUAL, EARLY, LATE, EVENTS, REPAIR, EPOCHS, EDGE = (1 << i for i in range(8))
 
 
-def options(flags, staging=2, piece=3, seed=1):
-    return struct.pack("<BB", flags, staging | piece << 4) + seed.to_bytes(6, "little")
+def options(flags, staging=2, piece=3, seed=1, again=0):
+    return struct.pack("<BB", flags, staging | piece << 4 | again << 7) + seed.to_bytes(6, "little")
 
 
 def after_hello(items):
@@ -65,12 +65,20 @@ def files():
                         ("late", READY | LATE | REPAIR),
                         ("late-events", READY | LATE | EVENTS | REPAIR | EPOCHS),
                         ("manual-late-events",
-                         READY | MANUAL | LATE | EVENTS | REPAIR | EPOCHS)):
+                         READY | MANUAL | LATE | EVENTS | REPAIR | EPOCHS),
+                        ("edge", READY | EDGE),
+                        ("edge-late-events", READY | EDGE | LATE | EVENTS | REPAIR | EPOCHS)):
         yield "replica/epochs-" + name, options(flags, piece=4) + many_epochs(20, 700)
     # One record that just fits into a chunk's room, and one that is split from its header.
     yield "replica/large", options(READY, piece=7) + large_record(1 << 18)
     yield "replica/large-late", options(READY | LATE | MANUAL | EVENTS, 0, 6) + \
         large_record(1 << 18)
+    # Often enough that the journal wraps, and fills where the images are slow.
+    wrap = large_record(150000)
+    yield "wrap/plain", options(READY | REPAIR | EPOCHS, 6, 6, again=1) + wrap
+    yield "wrap/late", options(READY | REPAIR | EPOCHS | LATE, 4, 5, again=1) + wrap
+    yield "wrap/events", \
+        options(READY | REPAIR | EPOCHS | LATE | EVENTS, 15, 6, again=1) + wrap
     yield "journal/sample", journal_input(samples.journal_file())
     file = samples.JournalFile()
     for epoch in (11, 12, 13):

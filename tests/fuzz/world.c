@@ -2,6 +2,7 @@
 /* The replica's surroundings for fuzz_replica.c: journal, images and metadata in memory. */
 #include "world.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "util/bytes.h"
@@ -76,21 +77,19 @@ static void world_start(struct world *w)
 	}
 }
 
-void world_init(struct world *w, unsigned volumes, uint64_t staging, bool manual, bool early,
-	uint64_t committed)
+void world_init(
+	struct world *w, const struct replica_config *cfg, uint64_t committed, uint64_t tail)
 {
 	memset(w, 0, sizeof(*w));
-	w->cfg.volumes = volumes;
-	w->cfg.staging_limit = staging;
-	w->cfg.manual = manual;
-	w->cfg.ack_when_sealed = early;
-	for (unsigned i = 0; i < volumes; i++)
-		w->cfg.sizes[i] = WORLD_SIZE;
+	w->cfg = *cfg;
 	w->ring = calloc(1, WORLD_RING);
 	w->map = imap_new();
 	FUZZ_REQUIRE(w->ring && w->map);
-	w->header = (struct journal_header){
-		.serial = 1, .ring_size = WORLD_RING, .tail_chain = 7, .applied = committed};
+	w->header = (struct journal_header){.serial = 1,
+		.ring_size = WORLD_RING,
+		.tail = tail,
+		.tail_chain = 7,
+		.applied = committed};
 	w->metadata = committed;
 	world_start(w);
 }
@@ -137,6 +136,58 @@ static void world_written(struct world *w, unsigned i)
 	replica_chunk_written(w->r, c, 0);
 }
 
+void world_fail(struct world *w)
+{
+	if (w->nwrites == 0)
+		return;
+	w->failed = true;
+	replica_chunk_written(w->r, w->writes[0], -EIO);
+	memmove(w->writes, w->writes + 1, --w->nwrites * sizeof(w->writes[0]));
+}
+
+static void world_unpin(struct world *w)
+{
+	if (w->pinned)
+		replica_chunk_unpin(w->r, w->pinned);
+	w->pinned = NULL;
+}
+
+void world_read_source(struct world *w, uint64_t n)
+{
+	struct imap_range x;
+	uint64_t pos;
+	int e = replica_read_map(w->r, 0, n & 1, w->map);
+
+	FUZZ_REQUIRE(e == 0 || e == -EBUSY);
+	world_unpin(w);
+	if (e || !imap_find(w->map, n / 2 % WORLD_SIZE, &x) || x.source == IMAP_ZERO)
+		return;
+	FUZZ_REQUIRE(x.source & REPLICA_SOURCE_JOURNAL);
+	pos = x.source & ~REPLICA_SOURCE_JOURNAL;
+	w->pinned = replica_chunk_pin(w->r, pos);
+	if (w->pinned) {
+		FUZZ_REQUIRE(w->pinned->buf);
+		FUZZ_REQUIRE(pos - w->pinned->head.pos < w->pinned->head.used);
+	}
+}
+
+void world_save(struct world *w, const char *dir, unsigned number)
+{
+	uint8_t block[JOURNAL_BLOCK];
+	char path[512];
+	FILE *fp;
+
+	snprintf(path, sizeof(path), "%s/journal-%u-%llu", dir, number,
+		(unsigned long long)world_status(w).committed);
+	fp = fopen(path, "we");
+	FUZZ_REQUIRE(fp);
+	journal_header_encode(block, &w->header);
+	FUZZ_REQUIRE(fwrite(block, 1, sizeof(block), fp) == sizeof(block));
+	FUZZ_REQUIRE(fseek(fp, JOURNAL_RING_OFFSET, SEEK_SET) == 0);
+	FUZZ_REQUIRE(fwrite(w->ring, 1, WORLD_RING, fp) == WORLD_RING);
+	FUZZ_REQUIRE(fclose(fp) == 0);
+}
+
 static void world_batch_done(struct world *w)
 {
 	struct replica_batch b = w->batch;
@@ -160,6 +211,13 @@ static void world_next_durable(struct world *w)
 		w->metadata = max_u64(w->metadata, w->final_epoch);
 		replica_direct_committed(w->r, w->final_epoch);
 	}
+}
+
+static bool world_images_wait(const struct world *w)
+{
+	struct replica_status s = world_status(w);
+
+	return w->hold && s.mode == REPLICA_READY && s.journal_used < WORLD_RING / 2;
 }
 
 bool world_complete(struct world *w, uint64_t n)
@@ -194,7 +252,8 @@ bool world_complete(struct world *w, uint64_t n)
 				return true;
 			}
 			/* One batch at a time, and its header before the next one. */
-			if (w->next_due || !replica_batch_take(w->r, WORLD_BATCH, &w->batch))
+			if (w->next_due || world_images_wait(w) ||
+				!replica_batch_take(w->r, WORLD_BATCH, &w->batch))
 				continue;
 			w->batch_out = true;
 			return true;
@@ -213,6 +272,8 @@ static void world_stop(struct world *w)
 {
 	struct journal_header ignored;
 
+	world_unpin(w);
+	w->failed = false;
 	/* The batch is the caller's to give back. */
 	if (w->batch_out)
 		(void)replica_batch_done(w->r, &w->batch, &ignored);
@@ -244,7 +305,7 @@ void world_check(struct world *w)
 	/* Chunks of the limit, one that is being filled, and the skips and rests of two closings.
 	 */
 	FUZZ_REQUIRE(s.staged <= w->cfg.staging_limit + 8ull * JOURNAL_CHUNK_MAX);
-	FUZZ_REQUIRE(s.mode != REPLICA_FAILED);
+	FUZZ_REQUIRE(s.mode != REPLICA_FAILED || w->failed);
 }
 
 void world_deinit(struct world *w)

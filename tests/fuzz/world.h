@@ -28,15 +28,25 @@ struct world {
 	uint64_t final_epoch;
 	uint64_t acked; /* epoch, by ACK_COMMITTED */
 	uint64_t incarnations;
+	bool failed; /* a write was made to fail */
+	bool hold;   /* images wait until the journal is half full */
 	struct imap *map;
+	struct replica_chunk *pinned; /* by a reader */
 };
 
-void world_init(struct world *w, unsigned volumes, uint64_t staging, bool manual, bool early,
-	uint64_t committed);
+/* tail: where the log begins, a multiple of JOURNAL_BLOCK. */
+void world_init(
+	struct world *w, const struct replica_config *cfg, uint64_t committed, uint64_t tail);
 void world_deinit(struct world *w);
 /* Carries out one thing that is due, the nth of them; false = nothing is. */
 bool world_complete(struct world *w, uint64_t n);
 void world_complete_all(struct world *w);
+/* The oldest write fails, if there is one: no more commits until the next start. */
+void world_fail(struct world *w);
+/* Looks up a source of the read map, and keeps its chunk until the next call. */
+void world_read_source(struct world *w, uint64_t n);
+/* Writes the journal as a file, for the decoder, to DIR/journal-NUMBER-COMMITTED. */
+void world_save(struct world *w, const char *dir, unsigned number);
 /* All that was not durable is gone, and the journal is read again. */
 void world_power_cut(struct world *w);
 /* What must be so at any time. */
