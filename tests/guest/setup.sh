@@ -66,7 +66,7 @@ get_initrd() {
   mkdir -p "$root/bin" "$root/modules"
   gcc -static -O2 -Wall -Wextra -Werror -o "$root/bin/recorder" "$here/recorder.c"
   cp "$busybox" "$root/bin/busybox"
-  for name in sh mount umount mkdir cat insmod sleep sync poweroff uname; do
+  for name in sh mount umount mkdir cat insmod sleep sync poweroff uname switch_root; do
     ln -s busybox "$root/bin/$name"
   done
   cp "$e2fsck" "$root/bin/e2fsck"
