@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "cli/lines.h"
+#include "util/lines.h"
 #include "cli/reply.h"
 #include "util/clock.h"
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Lines over a Unix socket.  The socket does not block: every wait is a poll with the deadline. */
-#include "cli/lines.h"
+#include "util/lines.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -68,10 +69,22 @@ int lines_connect(struct lines *l, const char *path, uint64_t deadline)
 	return 0;
 }
 
+int lines_adopt(struct lines *l, int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return -errno;
+	*l = (struct lines){.fd = fd};
+	return 0;
+}
+
 void lines_deinit(struct lines *l)
 {
 	if (l->fd >= 0)
 		close(l->fd);
+	for (unsigned i = 0; i < l->nfds; i++)
+		close(l->fds[i]);
 	free(l->buf);
 	*l = (struct lines){.fd = -1};
 }
@@ -94,12 +107,47 @@ static int lines_grow(struct lines *l)
 	return 0;
 }
 
+/* Keeps the descriptors that came with a message. */
+static void lines_keep_fds(struct lines *l, struct msghdr *m)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < n; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+			if (l->nfds < LINES_FDS)
+				l->fds[l->nfds++] = fd;
+			else
+				close(fd);
+		}
+	}
+}
+
+static ssize_t lines_receive(struct lines *l)
+{
+	char control[CMSG_SPACE(LINES_FDS * sizeof(int))];
+	struct iovec iov = {.iov_base = l->buf + l->used, .iov_len = l->size - l->used};
+	struct msghdr m = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	ssize_t n = recvmsg(l->fd, &m, MSG_CMSG_CLOEXEC);
+
+	if (n >= 0)
+		lines_keep_fds(l, &m);
+	return n;
+}
+
 static int lines_fill(struct lines *l, uint64_t deadline)
 {
 	int r = lines_grow(l);
 
 	while (r == 0) {
-		ssize_t n = read(l->fd, l->buf + l->used, l->size - l->used);
+		ssize_t n = lines_receive(l);
 
 		if (n > 0) {
 			l->used += (size_t)n;
@@ -161,4 +209,50 @@ int lines_write(struct lines *l, uint64_t deadline, const char *bytes, size_t le
 		}
 	}
 	return r;
+}
+
+int lines_write_fd(struct lines *l, uint64_t deadline, const char *bytes, size_t len, int fd)
+{
+	char control[CMSG_SPACE(sizeof(int))] = {0};
+	struct iovec iov = {.iov_base = (void *)bytes, .iov_len = len};
+	struct msghdr m = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	for (;;) {
+		ssize_t n = sendmsg(l->fd, &m, MSG_NOSIGNAL);
+		int r;
+
+		if (n >= 0)
+			return lines_write(l, deadline, bytes + n, len - (size_t)n);
+		if (errno == EAGAIN) {
+			r = lines_poll(l, POLLOUT, deadline);
+			if (r < 0)
+				return r;
+		} else if (errno != EINTR) {
+			return -errno;
+		}
+	}
+}
+
+bool lines_pending(const struct lines *l)
+{
+	return l->used > l->taken && memchr(l->buf + l->taken, '\n', l->used - l->taken);
+}
+
+int lines_take_fd(struct lines *l)
+{
+	int fd;
+
+	if (l->nfds == 0)
+		return -1;
+	fd = l->fds[0];
+	memmove(l->fds, l->fds + 1, --l->nfds * sizeof(fd));
+	return fd;
 }
