@@ -107,6 +107,7 @@ struct conf *conf_free(struct conf *conf)
 	free(conf->tls_psk);
 	free(conf->tls_x509);
 	free(conf->tls_psk_user);
+	free(conf->guest_qemu);
 	free(conf->path);
 	free(conf);
 	return NULL;

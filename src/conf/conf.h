@@ -16,6 +16,7 @@
 
 enum conf_commit_policy { CONF_COMMIT_AUTO, CONF_COMMIT_MANUAL };
 enum conf_congestion { CONF_CONGESTION_BLOCK, CONF_CONGESTION_DETACH };
+enum conf_compression { CONF_COMPRESSION_LZ4, CONF_COMPRESSION_ZSTD, CONF_COMPRESSION_NONE };
 enum conf_ingest { CONF_INGEST_NONE, CONF_INGEST_NBD };
 
 struct conf_disk {
@@ -54,8 +55,15 @@ struct conf {
 	uint64_t peer_timeout_ms; /* peer-timeout-ms, default 3000; >= 2 x heartbeat-ms, ..600000 */
 	uint64_t threads; /* threads: NBD worker threads per connection, default 16; 1..256 */
 
+	/* compression = lz4|zstd|none, default lz4: of guest memory and device state on the link */
+	enum conf_compression compression;
+
 	struct conf_node nodes[CONF_MAX_NODES];
 	unsigned nnodes;
+
+	/* [guest] */
+	uint64_t guest_memory; /* memory: bytes of guest RAM, whole pages; 0 = not set */
+	char *guest_qemu;      /* qemu: the command line, its lines joined by spaces; or NULL */
 
 	/* [security] */
 	char *tls_psk;  /* tls-psk = FILE of "name:hexkey" lines (as nbdkit and QEMU), or NULL */

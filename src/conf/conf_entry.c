@@ -93,6 +93,8 @@ int conf_entry_key(struct conf_parse *p, const char *name, const char *value)
 	if (p->continued && p->key) {
 		if (p->key->type == CONF_TYPE_IGNORED)
 			return 0;
+		if (p->key->type == CONF_TYPE_LINES)
+			return conf_value_continue(p, p->key, value);
 		return conf_parse_error(p, p->line,
 			"the line begins with white space, so it would continue \"%s\", which "
 			"takes "

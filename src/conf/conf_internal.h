@@ -48,6 +48,8 @@ bool conf_name_valid(const char *name);
 int conf_value_default(struct conf_parse *p, enum conf_section section, unsigned node);
 int conf_value_set(struct conf_parse *p, const struct conf_key *key, unsigned node,
 	const char *name, const char *value);
+/* One more line of a value of type LINES. */
+int conf_value_continue(struct conf_parse *p, const struct conf_key *key, const char *value);
 /* conf_check.c: what one line cannot show: missing keys, and keys that contradict each other. */
 int conf_check(struct conf_parse *p);
 

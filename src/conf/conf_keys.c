@@ -23,6 +23,11 @@
 		.section = CONF_SECTION_NODE, .name = key, .type = CONF_TYPE_##kind,               \
 		.offset = offsetof(struct conf_node, field), __VA_ARGS__                           \
 	}
+#define GUEST(key, kind, field, ...)                                                               \
+	{                                                                                          \
+		.section = CONF_SECTION_GUEST, .name = key, .type = CONF_TYPE_##kind,              \
+		.offset = offsetof(struct conf, field), __VA_ARGS__                                \
+	}
 #define SECURITY(key, kind, field, ...)                                                            \
 	{                                                                                          \
 		.section = CONF_SECTION_SECURITY, .name = key, .type = CONF_TYPE_##kind,           \
@@ -52,13 +57,14 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 	GROUP("heartbeat-ms", MS, heartbeat_ms, .min = 10, .max = 60000, .initial = "250"),
 	GROUP("peer-timeout-ms", MS, peer_timeout_ms, .min = 20, .max = 600000, .initial = "3000"),
 	GROUP("threads", COUNT, threads, .min = 1, .max = 256, .initial = "16"),
+	GROUP("compression", CHOICE, compression, .choices = "lz4 zstd none", .initial = "lz4"),
 	NODE("link", LINK, link_host, .mandatory = true),
 	NODE("state-dir", PATH, state_dir, .mandatory = true),
 	NODE("run-dir", PATH, run_dir, .mandatory = true),
 	NODE("disk.", BACKING, disks),
 	NODE("ingest", CHOICE, ingest, .choices = "none nbd", .initial = "none"),
-	IGNORED(GUEST, "memory"),
-	IGNORED(GUEST, "qemu"),
+	GUEST("memory", PAGES, guest_memory, .min = MIB, .max = 16 * TIB),
+	GUEST("qemu", LINES, guest_qemu),
 	SECURITY("tls-psk", PATH, tls_psk),
 	SECURITY("tls-psk-user", TEXT, tls_psk_user, .initial = "tandem"),
 	SECURITY("tls-x509", PATH, tls_x509),
@@ -137,6 +143,10 @@ const char *conf_key_expected(const struct conf_key *key, char *buf, size_t len)
 	case CONF_TYPE_SIZE:
 		snprintf(buf, len, "a size from %s to %s, such as 256M", min, max);
 		break;
+	case CONF_TYPE_PAGES:
+		snprintf(buf, len, "a size from %s to %s in whole pages of 4 KiB, such as 2G", min,
+			max);
+		break;
 	case CONF_TYPE_RATE:
 		snprintf(buf, len,
 			"a size per second from %s to %s, such as 100M, or 0 for no limit", min,
@@ -156,6 +166,7 @@ const char *conf_key_expected(const struct conf_key *key, char *buf, size_t len)
 		snprintf(buf, len, "an absolute path or an NBD URI");
 		break;
 	case CONF_TYPE_TEXT:
+	case CONF_TYPE_LINES:
 	case CONF_TYPE_IGNORED:
 		snprintf(buf, len, "text");
 		break;

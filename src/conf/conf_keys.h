@@ -24,6 +24,7 @@ enum conf_type {
 	CONF_TYPE_MS,      /* uint64_t, milliseconds */
 	CONF_TYPE_COUNT,   /* uint64_t */
 	CONF_TYPE_SIZE,    /* uint64_t, bytes */
+	CONF_TYPE_PAGES,   /* uint64_t, bytes, a multiple of 4096 */
 	CONF_TYPE_RATE,    /* uint64_t, bytes per second, 0 = unlimited */
 	CONF_TYPE_CHOICE,  /* int (an enum): index of the word in choices */
 	CONF_TYPE_SWITCH,  /* bool: true for the second of the two words in choices */
@@ -31,6 +32,7 @@ enum conf_type {
 	CONF_TYPE_TEXT,    /* char *, not empty */
 	CONF_TYPE_LINK,    /* link_host and link_port of a node */
 	CONF_TYPE_BACKING, /* one more disk of a node; the key is "disk." and its name */
+	CONF_TYPE_LINES,   /* char *, not empty; may go on over several lines, joined by spaces */
 	CONF_TYPE_IGNORED  /* known, for a later version; any text, may go on over several lines */
 };
 
@@ -45,7 +47,7 @@ struct conf_key {
 	size_t offset;       /* in struct conf; for [node NAME] in struct conf_node */
 };
 
-#define CONF_KEY_COUNT 27
+#define CONF_KEY_COUNT 28
 extern const struct conf_key conf_keys[CONF_KEY_COUNT];
 
 /* "group", "node", ...: the word in brackets. */

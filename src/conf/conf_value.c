@@ -31,7 +31,8 @@ static int conf_value_dup(const char *text, char **ret_copy)
 
 static int conf_value_number(const struct conf_key *key, const char *value, uint64_t *ret_number)
 {
-	bool bytes = key->type == CONF_TYPE_SIZE || key->type == CONF_TYPE_RATE;
+	bool bytes = key->type == CONF_TYPE_SIZE || key->type == CONF_TYPE_RATE ||
+		     key->type == CONF_TYPE_PAGES;
 	uint64_t n;
 	int r = bytes ? units_parse_size(value, &n) : units_parse_u64(value, &n);
 
@@ -39,6 +40,8 @@ static int conf_value_number(const struct conf_key *key, const char *value, uint
 		return r;
 	if (!(key->type == CONF_TYPE_RATE && n == 0) && (n < key->min || n > key->max))
 		return -ERANGE;
+	if (key->type == CONF_TYPE_PAGES && n % 4096)
+		return -EINVAL;
 	*ret_number = n;
 	return 0;
 }
@@ -156,6 +159,7 @@ static int conf_value_store(struct conf_parse *p, const struct conf_key *key, un
 	case CONF_TYPE_MS:
 	case CONF_TYPE_COUNT:
 	case CONF_TYPE_SIZE:
+	case CONF_TYPE_PAGES:
 	case CONF_TYPE_RATE:
 		return conf_value_number(key, value, field);
 	case CONF_TYPE_CHOICE:
@@ -171,6 +175,7 @@ static int conf_value_store(struct conf_parse *p, const struct conf_key *key, un
 	case CONF_TYPE_PATH:
 		return *value == '/' ? conf_value_dup(value, field) : -EINVAL;
 	case CONF_TYPE_TEXT:
+	case CONF_TYPE_LINES:
 		return *value ? conf_value_dup(value, field) : -EINVAL;
 	case CONF_TYPE_LINK:
 		return conf_value_link(n, value);
@@ -196,6 +201,21 @@ int conf_value_set(struct conf_parse *p, const struct conf_key *key, unsigned no
 	}
 	return conf_key_error(p, p->line, key->section, node, name, "\"%.64s\" is not %s", value,
 		conf_key_expected(key, expected, sizeof(expected)));
+}
+
+int conf_value_continue(struct conf_parse *p, const struct conf_key *key, const char *value)
+{
+	char **field = (char **)((char *)p->conf + key->offset), *joined;
+
+	if (!*field)
+		return 0; /* its first line was refused */
+	if (asprintf(&joined, "%s %s", *field, value) < 0) {
+		p->failed = error_set(p->err, ERROR_GENERAL, -ENOMEM, "out of memory");
+		return -ENOMEM;
+	}
+	free(*field);
+	*field = joined;
+	return 0;
 }
 
 int conf_value_default(struct conf_parse *p, enum conf_section section, unsigned node)

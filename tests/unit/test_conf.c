@@ -121,6 +121,7 @@ static void conf_every_key(void **state)
 		"name = a.b-c_9\nepoch-ms = 0\ncommit-policy = manual\non-congestion = detach\n"
 		"queue-limit = 8M\nstaging-limit = 1GiB\njournal-size = 67108865\n"
 		"sync-rate = 100M\nheartbeat-ms = 10\npeer-timeout-ms = 20\nthreads = 1\n"
+		"compression = zstd\n"
 		"# a comment of more than inih's 200 bytes: ...................................."
 		"...............................................................................\n"
 		"[node a]\nlink = [fd00::1]:1\nstate-dir = /s\nrun-dir = /r ; a comment\n"
@@ -146,6 +147,9 @@ static void conf_every_key(void **state)
 	assert_int_equal(c->heartbeat_ms, 10);
 	assert_int_equal(c->peer_timeout_ms, 20);
 	assert_int_equal(c->threads, 1);
+	assert_int_equal(c->compression, CONF_COMPRESSION_ZSTD);
+	assert_int_equal(c->guest_memory, 2ull << 30);
+	assert_string_equal(c->guest_qemu, "qemu-system-x86_64 -M q35 -smp 2 -m 2G");
 	assert_string_equal(c->nodes[0].link_host, "fd00::1");
 	assert_string_equal(c->nodes[0].link_port, "1");
 	assert_string_equal(c->nodes[0].run_dir, "/r");
@@ -277,6 +281,12 @@ static void conf_bad_other_values(void **state)
 	test_bad(WHOLE "[security]\ntls-x509 = /x\ntls-psk = /p\n",
 		"vm1.conf:14: key \"tls-x509\" in [security]: tls-psk is set too; expected one of "
 		"them");
+	test_bad(WHOLE "[guest]\nmemory = 1234567\n",
+		"vm1.conf:14: key \"memory\" in [guest]: "
+		"\"1234567\" is not a size from 1.0 MiB to 16.0 TiB in "
+		"whole pages of 4 KiB, such as 2G");
+	test_bad(WHOLE "[guest]\nqemu =\n",
+		"vm1.conf:14: key \"qemu\" in [guest]: \"\" is not text");
 	test_bad(WHOLE "[unsafe]\nplaintext-link = true\n",
 		"vm1.conf:14: key \"plaintext-link\" in [unsafe]: \"true\" is not \"no\" or "
 		"\"yes\"");
@@ -294,7 +304,8 @@ static void conf_unknown_and_repeated(void **state)
 					      "key; expected one of name, epoch-ms, "
 					      "commit-policy, on-congestion, queue-limit, "
 					      "staging-limit, journal-size, sync-rate, "
-					      "heartbeat-ms, peer-timeout-ms, threads");
+					      "heartbeat-ms, peer-timeout-ms, threads, "
+					      "compression");
 	test_bad(GROUP "[node alpha]\ndisk = /x\n",
 		"vm1.conf:4: key \"disk\" in [node alpha]: unknown key; expected one of link, "
 		"state-dir, run-dir, disk.NAME, ingest");
