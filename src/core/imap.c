@@ -192,6 +192,20 @@ bool imap_find(const struct imap *m, uint64_t off, struct imap_range *ret_range)
 	return true;
 }
 
+void imap_remove(struct imap *m, const struct imap_range *range)
+{
+	struct imap_node **at = &m->root, *n;
+
+	while (*at && (*at)->r.start != range->start)
+		at = range->start < (*at)->r.start ? &(*at)->left : &(*at)->right;
+	n = *at;
+	if (!n || n->r.end != range->end || n->r.source != range->source || n->r.tag != range->tag)
+		return;
+	*at = imap_join(n->left, n->right);
+	imap_recycle(m, n);
+	m->count--;
+}
+
 static struct imap_node *imap_drop_tree(struct imap *m, struct imap_node *n, uint64_t max_tag)
 {
 	if (!n)

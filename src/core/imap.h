@@ -30,6 +30,8 @@ size_t imap_count(const struct imap *m);
 int imap_insert(struct imap *m, uint64_t off, uint64_t len, uint64_t source, uint64_t tag);
 /* The first range that ends after off; its start may lie before off.  false = none. */
 bool imap_find(const struct imap *m, uint64_t off, struct imap_range *ret_range);
+/* Drops the range that imap_find returned, if it is still there as it was.  O(log n). */
+void imap_remove(struct imap *m, const struct imap_range *range);
 /* Drops every range whose tag is at most max_tag. */
 void imap_drop_until(struct imap *m, uint64_t max_tag);
 

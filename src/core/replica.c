@@ -57,6 +57,7 @@ struct replica *replica_free(struct replica *r)
 {
 	if (!r)
 		return NULL;
+	replica_index_end(r);
 	replica_epochs_free(r->open_first);
 	replica_epochs_free(r->done_first);
 	replica_epochs_free(r->applying);
@@ -136,8 +137,12 @@ static void replica_drop_open(
 		sealed |= e->sealed;
 		epochs++;
 		bytes += e->bytes;
+		r->discarded = max_u64(r->discarded, e->number);
 		replica_epoch_drop(r, e);
 	}
+	r->discards += epochs;
+	if (epochs && replica_index_rebuild(r) < 0)
+		replica_fail(r, -ENOMEM, "out of memory");
 	/* Recovery drops by itself what has no SEAL; a later COMMIT must not take these along. */
 	r->discard_due |= sealed;
 	if (!r->lent && replica_settle(r) < 0)
@@ -293,6 +298,10 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 		.journal_used = r->head - r->durable.tail,
 		.sync_done = r->sync_done,
 		.sync_total = r->sync_total,
+		.discards = r->discards,
+		.discarded = r->discarded,
+		.log_head = r->head,
+		.log_tail = r->durable.tail,
 		.error = r->error,
 		.why = r->why,
 	};

@@ -178,6 +178,8 @@ struct replica_status {
 	uint64_t pending_changes, pending_bytes, pending_epochs; /* not committed */
 	uint64_t unapplied;                                      /* epochs committed, not applied */
 	uint64_t unapplied_bytes;                                /* of their changes */
+	uint64_t discards, discarded; /* epochs dropped so far; number of the newest of them */
+	uint64_t log_head, log_tail;  /* positions in the journal */
 	uint64_t sync_done, sync_total;
 	int error;
 	const char *why;
@@ -186,6 +188,27 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 /* Builds the read index of one volume: what is committed (with open: also what is not) and not in
  * the image.  Sources are log positions (REPLICA_SOURCE_JOURNAL) or IMAP_ZERO. */
 int replica_read_map(struct replica *r, unsigned volume, bool open, struct imap *m);
+
+/* The live index: for the life of the replica every change that is not in the image yet, open or
+ * committed, kept up with each change, commit, discard and batch.  Only with local writers: not
+ * beside a session.  Builds it: O(changes that are not applied).  0 or -ENOMEM. */
+int replica_index_begin(struct replica *r);
+
+/* Where a part of a volume's newest content is. */
+enum replica_where { REPLICA_IN_IMAGE, REPLICA_IN_ZERO, REPLICA_IN_MEMORY, REPLICA_IN_JOURNAL };
+struct replica_piece {
+	uint64_t off, len;
+	enum replica_where where;
+	const uint8_t *data;         /* REPLICA_IN_MEMORY */
+	uint64_t pos;                /* REPLICA_IN_JOURNAL: log position */
+	struct replica_chunk *chunk; /* pinned by it, or NULL */
+};
+/* The pieces of [off, off+len), in order, without gaps, at most max of them (then they end early);
+ * their content stays where it is until replica_index_put.  O(pieces x log n). */
+unsigned replica_index_get(struct replica *r, unsigned volume, uint64_t off, uint64_t len,
+	struct replica_piece *ret_pieces, unsigned max);
+void replica_index_put(struct replica *r, const struct replica_piece *pieces, unsigned n);
+
 /* The chunk that holds a log position, pinned, if its bytes are in memory, else NULL. */
 struct replica_chunk *replica_chunk_pin(struct replica *r, uint64_t pos);
 void replica_chunk_unpin(struct replica *r, struct replica_chunk *c);

@@ -161,6 +161,7 @@ bool replica_batch_done(
 	while (e) {
 		struct replica_epoch *next = e->next;
 
+		replica_index_applied(r, e);
 		replica_epoch_drop(r, e);
 		e = next;
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the replica share: replica.c (life, control, questions), replica_rx.c (link),
- * replica_log.c (chunks and commits), replica_apply.c (batches), replica_recover.c. */
+ * replica_log.c (chunks and commits), replica_apply.c (batches), replica_index.c (the live index),
+ * replica_recover.c. */
 #ifndef TANDEM_CORE_REPLICA_INTERNAL_H
 #define TANDEM_CORE_REPLICA_INTERNAL_H
 
@@ -41,6 +42,12 @@ struct replica {
 	bool tail_out; /* a header is on its way to the disk */
 	uint64_t seen, received, committed, applied;
 	uint64_t commit_allowed; /* manual: the controller's word */
+	uint64_t discards, discarded;
+
+	/* the live index: tag = the epoch (pointer), source = number of its change << 20 | offset
+	 * in it, or IMAP_ZERO.  Entries of an epoch are gone before it is freed. */
+	bool indexed;
+	struct imap *index[RECORD_MAX_VOLUMES];
 
 	/* session */
 	bool session;
@@ -87,6 +94,15 @@ static inline bool replica_to_images(const struct replica *r)
 {
 	return r->mode == REPLICA_DIRECT && !r->direct_ended;
 }
+
+/* replica_index.c */
+/* The change just added to e. */
+int replica_index_add(struct replica *r, const struct replica_epoch *e);
+/* e is in the images, and will be freed. */
+void replica_index_applied(struct replica *r, const struct replica_epoch *e);
+/* Epochs were dropped. */
+int replica_index_rebuild(struct replica *r);
+void replica_index_end(struct replica *r);
 
 /* replica.c */
 struct replica_epoch *replica_epoch_get(struct replica *r, uint64_t number);

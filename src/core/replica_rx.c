@@ -114,7 +114,7 @@ static int replica_take_change(struct replica *r, const struct record *rec, uint
 				      : 0,
 	};
 
-	if (!e || replica_epoch_add(e, &change) < 0)
+	if (!e || replica_epoch_add(e, &change) < 0 || replica_index_add(r, e) < 0)
 		return -ENOMEM;
 	r->session_changes++;
 	r->session_bytes += rec->length;

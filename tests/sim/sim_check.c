@@ -112,6 +112,39 @@ const uint8_t *check_read(struct sim *s, struct replica *r, bool open, uint64_t 
 	return check_data;
 }
 
+/* The same state by the live index, as a reader gets it: pinned, copied, let go. */
+static const uint8_t *check_index(struct sim *s, struct replica *r)
+{
+	struct check_source c = {s, 0, false};
+	struct replica_piece p[4];
+
+	for (unsigned v = 0; v < s->plan.volumes; v++) {
+		uint8_t *to = check_data + s->oracle.base[v];
+		uint64_t at = 0;
+
+		while (at < s->plan.size[v]) {
+			unsigned n = replica_index_get(r, v, at, s->plan.size[v] - at, p, 4);
+
+			for (unsigned i = 0; i < n; i++) {
+				if (p[i].off != at)
+					sim_fail(s, "the live index has a gap at %llu",
+						(unsigned long long)at);
+				if (p[i].where == REPLICA_IN_IMAGE)
+					check_disk(&c, &s->sec.image[v], at, to + at, p[i].len);
+				else if (p[i].where == REPLICA_IN_ZERO)
+					memset(to + at, 0, p[i].len);
+				else if (p[i].where == REPLICA_IN_MEMORY)
+					memcpy(to + at, p[i].data, p[i].len);
+				else
+					(void)check_journal(&c, p[i].pos, to + at, p[i].len);
+				at += p[i].len;
+			}
+			replica_index_put(r, p, n);
+		}
+	}
+	return check_data;
+}
+
 void check_live(struct sim *s, bool open, const char *where)
 {
 	struct replica_status st;
@@ -123,6 +156,8 @@ void check_live(struct sim *s, bool open, const char *where)
 	if (st.mode != REPLICA_READY)
 		return;
 	s->stats->live++;
+	if (open && s->sec.local)
+		oracle_check_logical(s, check_index(s, s->sec.r), "the live index");
 	data = check_read(s, s->sec.r, open, 0, false);
 	if (!data)
 		sim_fail(s, "%s: there is no index", where);

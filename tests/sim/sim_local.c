@@ -135,6 +135,8 @@ static void local_tick(struct sim *s, void *arg)
 void local_start(struct sim *s)
 {
 	local_after_discard(s, "promotion");
+	if (replica_index_begin(s->sec.r) < 0)
+		abort();
 	s->sec.local = true;
 	sim_after(s, SIM_SECONDARY, sim_delay(s, 0, SIM_MS), local_tick, NULL);
 }

@@ -211,6 +211,15 @@ static void test_imap_random(void **state)
 			for (int i = 0; i < SIZE; i++)
 				model[i].set &= model[i].tag > until;
 		}
+		if (rng(20) == 0 && imap_find(m, rng(SIZE), &r)) {
+			struct imap_range other = r;
+
+			other.source--;
+			imap_remove(m, &other); /* is not there */
+			imap_remove(m, &r);
+			for (uint64_t i = r.start; i < r.end; i++)
+				model[i].set = false;
+		}
 		while (imap_find(m, at, &r)) {
 			assert_true(r.start >= last_end && r.end > r.start);
 			for (; at < r.start; at++)
