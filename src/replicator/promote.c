@@ -28,10 +28,12 @@ static void promote_note(struct metadata *m, void *ctx)
 	m->superseded = false;
 }
 
-/* A link that has fallen silent gets peer-timeout-ms to be given up; one that is heard refuses. */
+/* A link on which something is heard from now on refuses; one that is silent gets peer-timeout-ms
+ * to be given up. What was heard before tells nothing: a primary that has just died was heard too.
+ */
 static int promote_check(struct node *n, bool force, struct error *err)
 {
-	uint64_t end = clock_ns() + n->conf->peer_timeout_ms * NS_PER_MS;
+	uint64_t began = clock_ns(), end = began + n->conf->peer_timeout_ms * NS_PER_MS;
 	struct receiver_status st;
 
 	for (;;) {
@@ -55,8 +57,7 @@ static int promote_check(struct node *n, bool force, struct error *err)
 				"to promote");
 		if (!st.connected || force)
 			return 0;
-		if (clock_ns() - st.heard_ns < 2 * n->conf->heartbeat_ms * NS_PER_MS ||
-			clock_ns() >= end)
+		if (st.heard_ns > began || clock_ns() >= end)
 			return error_set(err, ERROR_STATE, -EBUSY,
 				"the primary is alive on the link (%s): shut it down first, or use "
 				"--force, which takes its disks away from it",

@@ -9,6 +9,7 @@ import os
 import sys
 
 import journal
+import recordings
 import stream
 from records import Violation
 
@@ -25,9 +26,10 @@ def main(argv=None):
     sub = parser.add_subparsers(dest="command", required=True)
     for name, text in (("stream", "recorded bytes of one direction of one connection each"),
                        ("pair", "both directions of one connection: PRIMARY SECONDARY"),
+                       ("folder", "all that nodes recorded in these folders (TANDEM_RECORD)"),
                        ("journal", "journal files")):
         command = sub.add_parser(name, help=text)
-        command.add_argument("files", nargs=2 if name == "pair" else "+", metavar="FILE")
+        command.add_argument("files", nargs=2 if name == "pair" else "+", metavar="FOLDER" if name == "folder" else "FILE")
         command.add_argument("--dump", action="store_true", help="print each record")
         if name == "journal":
             command.add_argument("--crashed", action="store_true",
@@ -43,6 +45,11 @@ def main(argv=None):
     streams = []
     for path in args.files:
         try:
+            if args.command == "folder":
+                totals = recordings.check(path, args.cut)
+                print("%s: %s" % (path, totals))
+                bad |= not totals.records  # nothing was recorded: a test that tests nothing
+                continue
             data = read(path)
             if args.command == "journal":
                 done = journal.Journal(data, args.crashed, args.committed, dump).check()

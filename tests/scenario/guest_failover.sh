@@ -57,3 +57,5 @@ step "the file system is clean" rig_fsck_clean
 step "both disks stand at the same cut" rig_same_cut
 step "no acknowledged record is lost" rig_none_lost
 step "the guest goes on writing on beta, and nothing of it is lost" goes_on
+# for tests/decode/recorded.sh
+[ -z "${TANDEM_RECORD:-}" ] || for n in alpha beta; do cp "$rig_dir/$n/state/journal" "$TANDEM_RECORD/$n.journal"; done

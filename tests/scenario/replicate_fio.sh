@@ -72,7 +72,7 @@ ok "promotion is refused while the primary lives, with the reason"
 
 for disk in vda vdb; do
   fio --name=$disk --ioengine=nbd --uri="$(uri alpha $disk)" --rw=randrw --bsrange=512-64k --iodepth=16 --size=60M \
-    --io_size=96M --verify=crc32c --do_verify=1 --verify_state_save=0 --output="$dir/fio-$disk.log" &
+    --io_size=64M --verify=crc32c --do_verify=1 --verify_state_save=0 --output="$dir/fio-$disk.log" &
   fio_pids+=($!)
 done
 for p in "${fio_pids[@]}"; do wait "$p" || fail "fio found an error"; done
@@ -100,3 +100,6 @@ ok "the old primary comes back as the secondary, and is equal at a cut"
 "$tandem" shutdown "$conf" --node beta || fail "shutdown"
 until_state alpha standby
 ok "an orderly end"
+"$tandem" shutdown "$conf" --node alpha || fail "shutdown of the secondary"
+# for tests/decode/recorded.sh
+[ -z "${TANDEM_RECORD:-}" ] || for n in alpha beta; do cp "$dir/$n/state/journal" "$TANDEM_RECORD/$n.journal"; done
