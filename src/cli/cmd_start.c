@@ -19,12 +19,15 @@
 #define START_PLUGIN "nbdkit-tandem-plugin.so"
 #define START_UNINSTALLED "src/replicator/" START_PLUGIN /* from the program's own directory */
 
-/* The plugin: TANDEM_PLUGIN, or the one of the build that this program stands in, or the installed
- * one.  An absolute path: nbdkit takes a bare name for a plugin of its own directory. */
+/* The plugin: TANDEM_PLUGIN, or the one of the build that this program stands in, or the one that
+ * was installed with it, also below another root than "/" (DESTDIR).  An absolute path: nbdkit
+ * takes a bare name for a plugin of its own directory. */
 static int start_find_plugin(char ret_path[PATH_MAX], struct error *err)
 {
+	static const char bindir[] = TANDEM_BINDIR "/";
 	const char *env = getenv("TANDEM_PLUGIN");
-	char self[PATH_MAX], path[PATH_MAX + sizeof(START_UNINSTALLED)];
+	char self[PATH_MAX], path[PATH_MAX + sizeof(START_UNINSTALLED) + sizeof(TANDEM_PLUGIN_DIR)];
+	size_t len;
 	ssize_t n;
 
 	if (env && *env) {
@@ -40,6 +43,13 @@ static int start_find_plugin(char ret_path[PATH_MAX], struct error *err)
 	snprintf(path, sizeof(path), "%s%s", self, START_UNINSTALLED);
 	if (realpath(path, ret_path))
 		return 0;
+	len = strlen(self);
+	if (len >= strlen(bindir) && !strcmp(self + len - strlen(bindir), bindir)) {
+		snprintf(path, sizeof(path), "%.*s%s", (int)(len - strlen(bindir)), self,
+			TANDEM_PLUGIN_DIR "/" START_PLUGIN);
+		if (realpath(path, ret_path))
+			return 0;
+	}
 	if (realpath(TANDEM_PLUGIN_DIR "/" START_PLUGIN, ret_path))
 		return 0;
 	return error_errno(err, "plugin %s", TANDEM_PLUGIN_DIR "/" START_PLUGIN);

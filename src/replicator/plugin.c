@@ -9,6 +9,7 @@
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
+#include <systemd/sd-daemon.h>
 
 #include "replicator/receiver.h"
 #include "replicator/shutdown.h"
@@ -81,6 +82,8 @@ static int plugin_after_fork(void)
 		log_error("%s", err.text);
 		return -1;
 	}
+	/* nbdkit has bound its socket before it forks: from here on both sockets take clients. */
+	(void)sd_notify(0, "READY=1");
 	return 0;
 }
 

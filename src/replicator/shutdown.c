@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "replicator/wake.h"
@@ -63,6 +64,7 @@ static void *shutdown_main(void *arg)
 
 	while (read(shutdown_wake.fd, &v, sizeof(v)) < 0 && errno == EINTR)
 		;
+	(void)sd_notify(0, "STOPPING=1");
 	node_stop(n, SHUTDOWN_WAIT_MS);
 	if (!shutdown_over)
 		shutdown_clients(n);

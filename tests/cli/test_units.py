@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The service files, as systemd-analyze sees them."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+UNITS = sorted((pathlib.Path(os.environ['TANDEM_BUILD']) / 'packaging').glob('*.service'))
+EXPOSURE = 45  # of 100; what systemd-analyze security calls OK, with room for another version's opinion
+
+
+class Units(unittest.TestCase):
+    def setUp(self):
+        tmp = tempfile.TemporaryDirectory(prefix='tandem.')
+        self.addCleanup(tmp.cleanup)
+        self.units = []
+        for unit in UNITS:
+            # an instance, whose program exists: verify looks for it
+            text = re.sub(r'^ExecStart=\S+', f'ExecStart={os.environ["TANDEM"]}', unit.read_text(), flags=re.M)
+            path = pathlib.Path(tmp.name) / unit.name.replace('@.', '@vm1.')
+            path.write_text(text)
+            self.units.append(path)
+
+    def analyze(self, *argv):
+        done = subprocess.run(['systemd-analyze', *argv], capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    def test_found(self):
+        self.assertGreaterEqual(len(UNITS), 2)
+
+    def test_verify(self):
+        for unit in self.units:
+            code, text = self.analyze('verify', '--man=no', '--recursive-errors=no', str(unit))
+            self.assertEqual((code, text), (0, ''), unit.name)
+
+    def test_a_fault_is_noticed(self):
+        unit = self.units[0]
+        unit.write_text(unit.read_text().replace('Restart=on-failure', 'Restart=perhaps'))
+        self.assertIn('perhaps', self.analyze('verify', '--man=no', '--recursive-errors=no', str(unit))[1])
+
+    def test_hardening(self):
+        for unit in self.units:
+            code, text = self.analyze('security', '--offline=yes', f'--threshold={EXPOSURE}', '--no-pager', str(unit))
+            self.assertEqual(code, 0, text)
+
+
+if __name__ == '__main__':
+    if not shutil.which('systemd-analyze'):
+        print('there is no systemd-analyze (package systemd)')
+        sys.exit(77)
+    unittest.main()
