@@ -73,6 +73,8 @@ int conf_load(const char *path, struct conf **ret_conf, struct error *err)
 	}
 	r = conf_value_default(&p, CONF_SECTION_GROUP, 0);
 	if (r == 0)
+		r = conf_value_default(&p, CONF_SECTION_GUEST, 0);
+	if (r == 0)
 		r = conf_value_default(&p, CONF_SECTION_SECURITY, 0);
 	if (r == 0)
 		r = conf_value_default(&p, CONF_SECTION_UNSAFE, 0);

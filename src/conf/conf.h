@@ -18,6 +18,14 @@ enum conf_commit_policy { CONF_COMMIT_AUTO, CONF_COMMIT_MANUAL };
 enum conf_congestion { CONF_CONGESTION_BLOCK, CONF_CONGESTION_DETACH };
 enum conf_compression { CONF_COMPRESSION_LZ4, CONF_COMPRESSION_ZSTD, CONF_COMPRESSION_NONE };
 enum conf_ingest { CONF_INGEST_NONE, CONF_INGEST_NBD };
+/* How device state is captured and dirty pages are found (docs/guest.md). */
+enum conf_capture { CONF_CAPTURE_AUTO, CONF_CAPTURE_MIGRATE, CONF_CAPTURE_FIFO };
+enum conf_tracking {
+	CONF_TRACKING_AUTO,
+	CONF_TRACKING_UFFD,
+	CONF_TRACKING_SOFT_DIRTY,
+	CONF_TRACKING_SHADOW
+};
 
 struct conf_disk {
 	char name[CONF_MAX_NAME + 1];
@@ -64,6 +72,9 @@ struct conf {
 	/* [guest] */
 	uint64_t guest_memory; /* memory: bytes of guest RAM, whole pages; 0 = not set */
 	char *guest_qemu;      /* qemu: the command line, its lines joined by spaces; or NULL */
+	enum conf_capture guest_capture; /* capture = auto|migrate|fifo, default auto */
+	enum conf_tracking
+		guest_tracking; /* tracking = auto|uffd|soft-dirty|shadow, default auto */
 
 	/* [security] */
 	char *tls_psk;  /* tls-psk = FILE of "name:hexkey" lines (as nbdkit and QEMU), or NULL */

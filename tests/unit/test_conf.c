@@ -132,6 +132,7 @@ static void conf_every_key(void **state)
 		"link = host-b.example:65535\nstate-dir = /s\nrun-dir = /r\n"
 		"[security]\ntls-x509 = /etc/tls\ntls-psk-user = vm\n"
 		"[guest]\nmemory = 2G\nqemu = qemu-system-x86_64 -M q35\n  -smp 2\n\t-m 2G\n"
+		"capture = fifo\ntracking = soft-dirty\n"
 		"[arbiter]\netcd = http://h:1\ndirectory = /d\ncommand = fence\n"
 		"[unsafe]\nplaintext-link = yes\ncommit = received\nignore-guest-flush = yes");
 	char buf[64], small[10];
@@ -161,6 +162,8 @@ static void conf_every_key(void **state)
 	assert_string_equal(c->nodes[1].disks[1].backing, "/z");
 	assert_string_equal(c->nodes[1].disks[2].name, "z");
 	assert_string_equal(c->nodes[1].disks[2].backing, "/x");
+	assert_int_equal(c->guest_capture, CONF_CAPTURE_FIFO);
+	assert_int_equal(c->guest_tracking, CONF_TRACKING_SOFT_DIRTY);
 	assert_string_equal(c->tls_x509, "/etc/tls");
 	assert_string_equal(c->tls_psk_user, "vm");
 	assert_true(c->unsafe_plaintext && c->unsafe_commit_received && c->unsafe_no_flush);
@@ -310,7 +313,8 @@ static void conf_unknown_and_repeated(void **state)
 		"vm1.conf:4: key \"disk\" in [node alpha]: unknown key; expected one of link, "
 		"state-dir, run-dir, disk.NAME, ingest");
 	test_bad(WHOLE "[guest]\nkvm = on\n",
-		"vm1.conf:14: key \"kvm\" in [guest]: unknown key; expected one of memory, qemu");
+		"vm1.conf:14: key \"kvm\" in [guest]: unknown key; expected one of memory, qemu, "
+		"capture, tracking");
 	test_bad(WHOLE "[arbiter]\nzookeeper = x\n",
 		"vm1.conf:14: key \"zookeeper\" in [arbiter]: unknown key; expected one of etcd, "
 		"directory, command");
