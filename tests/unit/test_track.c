@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Dirty tracking of another process's RAM, in every way that this kernel has: what was not reported
+ * has not changed, while it writes at random and (for the ways that allow it) never stops. */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "guest/track.h"
+
+#define PAGES 512
+#define SIZE (PAGES * KERNEL_PAGE)
+#define ROUNDS 60
+
+static int ram_fd;
+static unsigned char *ram, *copy;
+
+/* Writes for ever: single bytes at random, now and then a word in a hot page that changes back at
+ * once. */
+static void writer_main(void)
+{
+	volatile unsigned char *m = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd, 0);
+	unsigned seed = 1;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	(void)!kernel_uffd_open(); /* what tandem-preload.so does */
+	for (;;) {
+		unsigned r;
+
+		m[8 * KERNEL_PAGE] = 1;
+		r = (unsigned)rand_r(&seed);
+
+		m[r % SIZE] = (unsigned char)(r >> 20);
+		m[7 * KERNEL_PAGE] = 1;
+		m[7 * KERNEL_PAGE] = 0;
+	}
+}
+
+static void stop(pid_t pid)
+{
+	int status;
+
+	assert_int_equal(kill(pid, SIGSTOP), 0);
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	assert_true(WIFSTOPPED(status));
+}
+
+static void track_all_rounds(enum track_way way)
+{
+	struct track_target at = {.ram_fd = ram_fd, .ram = ram, .size = SIZE};
+	struct error err = {0};
+	struct runs runs = {0};
+	struct track *t;
+	uint64_t reported = 0;
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0)
+		writer_main();
+	while (*(volatile unsigned char *)(ram + 8 * KERNEL_PAGE) == 0) /* it has begun */
+		;
+	at.pid = pid;
+	if (track_new(way, &at, &t, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(track_arm(t, &err), 0);
+	memcpy(copy, t->image, SIZE);
+	for (int round = 0; round < ROUNDS; round++) {
+		bool exact = round % 10 == 9 || !t->ops->live;
+
+		usleep(500);
+		if (exact)
+			stop(pid);
+		runs_clear(&runs);
+		assert_int_equal(track_collect(t, &runs, &err), 0);
+		for (size_t i = 0; i < runs.n; i++)
+			memcpy(copy + runs.v[i].offset, t->image + runs.v[i].offset,
+				runs.v[i].length);
+		reported += runs.bytes;
+		if (!exact)
+			continue;
+		assert_memory_equal(copy, ram, SIZE);
+		assert_int_equal(kill(pid, SIGCONT), 0);
+	}
+	assert_true(reported > 0);
+	runs_deinit(&runs);
+	(void)track_free(t);
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+}
+
+static void track_by_uffd(void **state)
+{
+	struct kernel_caps caps;
+
+	kernel_probe(&caps);
+	if (!caps.uffd) {
+		print_message("skipped: %s\n", caps.uffd_why);
+		skip();
+	}
+	track_all_rounds(TRACK_UFFD);
+}
+
+static void track_by_soft_dirty(void **state)
+{
+	struct kernel_caps caps;
+
+	kernel_probe(&caps);
+	if (!caps.soft_dirty) {
+		print_message("skipped: %s\n", caps.soft_dirty_why);
+		skip();
+	}
+	track_all_rounds(TRACK_SOFT_DIRTY);
+}
+
+static void track_by_shadow(void **state)
+{
+	track_all_rounds(TRACK_SHADOW);
+}
+
+static void runs_join_and_unite(void **state)
+{
+	struct runs a = {0}, b = {0}, u = {0};
+
+	assert_int_equal(runs_add(&a, 0, 10), 0);
+	assert_int_equal(runs_add(&a, 10, 10), 0);
+	assert_int_equal(runs_add(&a, 50, 10), 0);
+	assert_int_equal(a.n, 2);
+	assert_int_equal(runs_add(&b, 15, 20), 0);
+	assert_int_equal(runs_add(&b, 40, 40), 0);
+	assert_int_equal(runs_unite(&u, &a, &b), 0);
+	assert_int_equal(u.n, 2);
+	assert_int_equal(u.v[0].offset, 0);
+	assert_int_equal(u.v[0].length, 35);
+	assert_int_equal(u.v[1].offset, 40);
+	assert_int_equal(u.v[1].length, 40);
+	assert_int_equal(u.bytes, 75);
+	runs_deinit(&a);
+	runs_deinit(&b);
+	runs_deinit(&u);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(runs_join_and_unite),
+		cmocka_unit_test(track_by_uffd),
+		cmocka_unit_test(track_by_soft_dirty),
+		cmocka_unit_test(track_by_shadow),
+	};
+
+	ram_fd = memfd_create("test-ram", 0);
+	if (ram_fd < 0 || ftruncate(ram_fd, SIZE) < 0)
+		return 1;
+	ram = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, ram_fd, 0);
+	copy = malloc(SIZE);
+	if (ram == MAP_FAILED || !copy)
+		return 1;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
