@@ -91,7 +91,8 @@ const char *hello_decode(const uint8_t *p, uint32_t len, struct hello *ret_hello
 	for (uint32_t i = 0; i < h.volumes; i++, v += HELLO_VOLUME) {
 		h.volume[i].kind = get_le32(v);
 		h.volume[i].size = get_le64(v + 8);
-		if (h.volume[i].kind != HELLO_KIND_DISK || get_le32(v + 4) != 0)
+		if (h.volume[i].kind < HELLO_KIND_DISK || h.volume[i].kind > HELLO_KIND_STATE ||
+			get_le32(v + 4) != 0)
 			return "unknown kind of volume in the hello";
 		if (h.volume[i].size > RECORD_MAX_LENGTH)
 			return "volume size out of range in the hello";
@@ -121,18 +122,27 @@ const char *hello_refuse(const struct hello *p, const struct hello *s, char *buf
 		return buf;
 	}
 	if (p->volumes != s->volumes) {
-		snprintf(buf, len, "the primary has %u disks, the secondary %u", p->volumes,
-			s->volumes);
+		snprintf(buf, len,
+			"the primary has %u volumes, the secondary %u (are both started with or "
+			"without a guest?)",
+			p->volumes, s->volumes);
 		return buf;
 	}
 	for (uint32_t i = 0; i < p->volumes; i++) {
 		const struct hello_volume *a = &p->volume[i], *b = &s->volume[i];
 
-		if (strcmp(a->name, b->name) != 0) {
+		if (strcmp(a->name, b->name) != 0 || a->kind != b->kind) {
 			snprintf(buf, len,
-				"disk number %u is \"%s\" on the primary and \"%s\" on the "
+				"volume number %u is \"%s\" on the primary and \"%s\" on the "
 				"secondary",
 				i + 1, a->name, b->name);
+			return buf;
+		}
+		if (a->kind == HELLO_KIND_MEMORY && a->size != b->size) {
+			snprintf(buf, len,
+				"the guest's memory has %llu bytes on the primary and %llu on the "
+				"secondary: memory in [guest] must be the same",
+				(unsigned long long)a->size, (unsigned long long)b->size);
 			return buf;
 		}
 		if (b->size < a->size) {

@@ -16,6 +16,8 @@
 #define HELLO_MAX (HELLO_FIXED + RECORD_MAX_VOLUMES * HELLO_VOLUME)
 #define HELLO_NAME 64u     /* bytes, with at least one zero */
 #define HELLO_KIND_DISK 1u /* of a volume */
+#define HELLO_KIND_MEMORY 2u
+#define HELLO_KIND_STATE 3u
 
 enum hello_role { HELLO_PRIMARY = 1, HELLO_SECONDARY = 2 };
 

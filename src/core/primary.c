@@ -26,6 +26,9 @@ void primary_session_begin(
 	p->total_changes = p->total_bytes = 0;
 	p->got_changes = p->got_bytes = p->done_changes = p->done_bytes = 0;
 	p->sealed_first = p->sealed_count = 0;
+	p->disks_copied = p->open_state = false;
+	p->state_len = 0;
+	p->cuts_count = 0;
 	p->sync_epoch = p->open;
 	p->max_epoch_bytes = max_epoch_bytes;
 	p->state = PRIMARY_SYNCING;
@@ -59,17 +62,11 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 	return slot;
 }
 
-/* SEAL or SYNC_END of the open epoch. */
-static int primary_close(struct primary *p, uint16_t type, uint64_t now)
+/* An epoch was closed by its SEAL or SYNC_END. */
+static void primary_remember(struct primary *p, uint64_t epoch, uint64_t since)
 {
-	struct record rec = {
-		.type = type, .epoch = p->open, .offset = p->changes, .length = p->bytes};
-	struct primary_sealed s = {p->open, p->changes ? p->since : now, p->total_changes};
-	uint8_t *slot = queue_reserve(&p->queue, 0, &rec.seq);
+	struct primary_sealed s = {epoch, since, p->total_changes};
 
-	if (!slot)
-		return -EAGAIN;
-	queue_publish(slot, &rec);
 	if (p->sealed_count == PRIMARY_SEALED_MAX) {
 		/* Merged into the newest: its age stays that of its oldest change. */
 		struct primary_sealed *last =
@@ -80,6 +77,28 @@ static int primary_close(struct primary *p, uint16_t type, uint64_t now)
 	} else {
 		p->sealed[(p->sealed_first + p->sealed_count++) % PRIMARY_SEALED_MAX] = s;
 	}
+}
+
+/* SEAL or SYNC_END with these counts. 0 or -EAGAIN. */
+static int primary_put_end(struct primary *p, uint16_t type, uint16_t flags, uint64_t epoch,
+	uint64_t changes, uint64_t bytes)
+{
+	struct record rec = {
+		.type = type, .flags = flags, .epoch = epoch, .offset = changes, .length = bytes};
+	uint8_t *slot = queue_reserve(&p->queue, 0, &rec.seq);
+
+	if (!slot)
+		return -EAGAIN;
+	queue_publish(slot, &rec);
+	return 0;
+}
+
+/* SEAL or SYNC_END of the open epoch. */
+static int primary_close(struct primary *p, uint16_t type, uint64_t now)
+{
+	if (primary_put_end(p, type, 0, p->open, p->changes, p->bytes) < 0)
+		return -EAGAIN;
+	primary_remember(p, p->open, p->changes ? p->since : now);
 	p->open++;
 	p->changes = p->bytes = p->since = 0;
 	return 0;
@@ -100,15 +119,104 @@ int primary_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch)
 	return r;
 }
 
+int primary_checkpoint_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch)
+{
+	bool first = p->sync_epoch == p->open;
+
+	if (!primary_replicating(p))
+		return -ENOTCONN;
+	if (first && !p->disks_copied)
+		return -EBUSY;
+	if (p->cuts_count == PRIMARY_CUTS_MAX)
+		return -EMFILE;
+	if (first && primary_put_end(p, RECORD_SYNC_END, 0, p->open, p->changes, p->bytes) < 0)
+		return -EAGAIN;
+	p->cuts[p->cuts_count++] = (struct primary_checkpoint){.epoch = p->open,
+		.changes = p->changes,
+		.bytes = p->bytes,
+		.since = p->changes ? p->since : now,
+		.state = p->open_state};
+	*ret_epoch = p->open++;
+	p->changes = p->bytes = p->since = 0;
+	p->open_state = false;
+	return 0;
+}
+
+uint64_t primary_memory_epoch(const struct primary *p)
+{
+	return p->cuts_count ? p->cuts[0].epoch : p->open;
+}
+
+uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now)
+{
+	struct primary_checkpoint *c = p->cuts_count ? &p->cuts[0] : NULL;
+	bool state = rec->type == RECORD_STATE;
+	uint8_t *slot;
+
+	if (queue_used(&p->queue) + record_size(rec->payload) > p->queue.size / 2)
+		return NULL;
+	slot = queue_reserve(&p->queue, rec->payload, &rec->seq);
+	if (!slot)
+		return NULL;
+	rec->epoch = primary_memory_epoch(p);
+	if (c) {
+		c->changes++;
+		c->bytes += rec->length;
+		c->state |= state;
+	} else {
+		if (p->changes++ == 0)
+			p->since = now;
+		p->bytes += rec->length;
+		p->open_state |= state;
+	}
+	if (state)
+		p->state_len = rec->offset + rec->length;
+	p->total_changes++;
+	p->total_bytes += rec->length;
+	return slot;
+}
+
+int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint64_t now)
+{
+	struct primary_checkpoint *c = &p->cuts[0];
+
+	if (!primary_replicating(p))
+		return -ENOTCONN;
+	if (p->cuts_count == 0 || c->epoch != epoch)
+		return -ENOENT;
+	if (merge && p->sync_epoch == epoch)
+		return -EPERM;
+	if (!merge && !c->state)
+		return -ENODATA;
+	if (primary_put_end(
+		    p, RECORD_SEAL, merge ? RECORD_FLAG_MERGE : 0, epoch, c->changes, c->bytes) < 0)
+		return -EAGAIN;
+	if (!merge) {
+		primary_remember(p, epoch, c->since);
+	} else if (p->cuts_count > 1) {
+		p->cuts[1].since = c->since; /* its changes are a part of the next one now */
+	} else if (p->changes == 0) {
+		p->since = c->since;
+	}
+	p->cuts_count--;
+	memmove(p->cuts, p->cuts + 1, p->cuts_count * sizeof(p->cuts[0]));
+	return 0;
+}
+
 bool primary_cut_due(const struct primary *p, uint64_t now, uint64_t interval)
 {
-	if (!primary_replicating(p) || p->sync_epoch == p->open || p->changes == 0 || interval == 0)
+	if (!primary_replicating(p) || p->guest || p->sync_epoch == p->open || p->changes == 0 ||
+		interval == 0)
 		return false;
 	return now - p->since >= interval || (p->max_epoch_bytes && p->bytes >= p->max_epoch_bytes);
 }
 
 int primary_sync_end(struct primary *p, uint64_t now)
 {
+	if (p->guest) {
+		p->disks_copied = true;
+		return 0;
+	}
 	return primary_close(p, RECORD_SYNC_END, now);
 }
 
@@ -138,7 +246,7 @@ const char *primary_ack(struct primary *p, const struct record *rec)
 		p->got_changes = rec->offset;
 		p->got_bytes = rec->length;
 	} else {
-		if (rec->epoch >= p->open)
+		if (rec->epoch >= primary_memory_epoch(p))
 			return "acknowledges an epoch that was not sealed";
 		if (rec->epoch < p->sync_epoch || rec->epoch < p->committed ||
 			rec->offset < p->done_changes || rec->length < p->done_bytes)
@@ -184,9 +292,11 @@ void primary_get_pending(const struct primary *p, uint64_t now, struct primary_p
 			q.done_epochs++;
 		}
 		q.got_epochs += p->changes && p->total_changes > p->got_changes;
-		q.done_epochs += p->changes != 0;
+		q.done_epochs += p->cuts_count + (p->changes != 0);
 		if (p->sealed_count)
 			q.age_ns = now - p->sealed[p->sealed_first].since;
+		else if (p->cuts_count)
+			q.age_ns = now - p->cuts[0].since;
 		else if (p->changes)
 			q.age_ns = now - p->since;
 	}

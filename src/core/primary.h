@@ -24,6 +24,14 @@ enum primary_state { PRIMARY_SOLO, PRIMARY_SYNCING, PRIMARY_PROTECTED, PRIMARY_F
 #define PRIMARY_SEALED_MAX                                                                         \
 	512u /* remembered sealed epochs; beyond that ages are of the oldest kept */
 
+#define PRIMARY_CUTS_MAX 8u /* checkpoints that are cut and not sealed */
+
+/* An epoch of a guest whose disks' part is over; its memory and state may still come. */
+struct primary_checkpoint {
+	uint64_t epoch, changes, bytes, since;
+	bool state; /* device state was submitted */
+};
+
 struct primary_sealed {
 	uint64_t epoch;
 	uint64_t since;         /* ns, time of its first change (or of the cut when empty) */
@@ -43,6 +51,15 @@ struct primary {
 	uint64_t committed, received;        /* epochs */
 	struct primary_sealed sealed[PRIMARY_SEALED_MAX];
 	unsigned sealed_first, sealed_count;
+
+	/* A group with a guest (docs/control.md, "VM groups"): only a controller cuts, and a cut
+	 * does not seal. */
+	bool guest;
+	bool disks_copied;  /* the disks' sync is through: the first checkpoint may be cut */
+	bool open_state;    /* device state was submitted for the open epoch */
+	uint64_t state_len; /* of the state blob, as sent */
+	struct primary_checkpoint cuts[PRIMARY_CUTS_MAX]; /* the lowest first */
+	unsigned cuts_count;
 };
 
 struct primary_pending {
@@ -68,9 +85,24 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now);
 /* Seals the open epoch; *ret_epoch is its number.  0 or -EAGAIN (queue full), -ENOTCONN (solo),
  * -EBUSY (a full sync runs: there is nothing to commit yet). */
 int primary_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch);
+/* --- a group with a guest --- */
+/* Ends the disks' part of the open epoch.  As primary_cut (-EBUSY: the disks are still being
+ * copied), or -EMFILE: too many are not sealed. */
+int primary_checkpoint_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch);
+/* The epoch that memory and state may be submitted for: the lowest that is not sealed. */
+uint64_t primary_memory_epoch(const struct primary *p);
+/* A place for one PAGES or STATE of primary_memory_epoch; as primary_change, but NULL also when
+ * the queue is half full: the other half is for the disks. */
+uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now);
+/* Closes the lowest epoch that was cut.  0, -ENOENT (it is another), -ENODATA (no state was
+ * submitted, and it is not to be merged), -EPERM (a merge of the first of a session), -EAGAIN,
+ * -ENOTCONN. */
+int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint64_t now);
+
 /* Whether a timer (interval ns; 0 = none) or the size asks for a cut now. */
 bool primary_cut_due(const struct primary *p, uint64_t now, uint64_t interval);
-/* Everything of the full sync is in the stream.  0 or -EAGAIN. */
+/* Everything of the full sync is in the stream.  0 or -EAGAIN.  With a guest SYNC_END follows at
+ * the first cut. */
 int primary_sync_end(struct primary *p, uint64_t now);
 /* HEARTBEAT or GOODBYE (text may be NULL). 0 or -EAGAIN. */
 int primary_say(struct primary *p, enum record_type type, uint64_t reason, uint64_t generation,

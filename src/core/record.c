@@ -2,6 +2,7 @@
 /* Records: encoding, and the one validation of everything that comes from outside. */
 #include "core/record.h"
 
+#include "core/pages.h"
 #include "util/bytes.h"
 #include "util/crc.h"
 
@@ -23,7 +24,8 @@ static const struct record_rule record_rules[] = {
 		RECORD_MAX_PAYLOAD, true, true},
 	{RECORD_ZERO, "ZERO", RECORD_FROM_PRIMARY | RECORD_IN_JOURNAL,
 		RECORD_FLAG_SYNC | RECORD_FLAG_UNMAP, 0, true, true},
-	{RECORD_SEAL, "SEAL", RECORD_FROM_PRIMARY | RECORD_IN_JOURNAL, 0, 0, false, true},
+	{RECORD_SEAL, "SEAL", RECORD_FROM_PRIMARY | RECORD_IN_JOURNAL, RECORD_FLAG_MERGE, 0, false,
+		true},
 	{RECORD_SYNC_BEGIN, "SYNC_BEGIN", RECORD_FROM_PRIMARY, 0, 0, false, true},
 	{RECORD_SYNC_END, "SYNC_END", RECORD_FROM_PRIMARY, 0, 0, false, true},
 	{RECORD_ACK_RECEIVED, "ACK_RECEIVED", RECORD_FROM_SECONDARY, 0, 0, false, false},
@@ -32,6 +34,10 @@ static const struct record_rule record_rules[] = {
 		false},
 	{RECORD_GOODBYE, "GOODBYE", RECORD_FROM_PRIMARY | RECORD_FROM_SECONDARY, 0, RECORD_MAX_TEXT,
 		false, false},
+	{RECORD_PAGES, "PAGES", RECORD_FROM_PRIMARY, RECORD_FLAG_LZ4 | RECORD_FLAG_ZSTD,
+		RECORD_MAX_PAYLOAD, true, true},
+	{RECORD_STATE, "STATE", RECORD_FROM_PRIMARY, RECORD_FLAG_LZ4 | RECORD_FLAG_ZSTD,
+		RECORD_MAX_PAYLOAD, true, true},
 	{RECORD_COMMIT, "COMMIT", RECORD_IN_JOURNAL, 0, 0, false, true},
 	{RECORD_DISCARD, "DISCARD", RECORD_IN_JOURNAL, 0, 0, false, false},
 };
@@ -100,6 +106,8 @@ static const char *record_check_rule(
 		return "offset or length out of range";
 	if (rec->type == RECORD_WRITE && rec->length != rec->payload)
 		return "length of a write differs from its payload";
+	if (record_is_memory(rec))
+		return pages_check_header(rec);
 	return NULL;
 }
 
@@ -152,6 +160,11 @@ enum record_verdict record_check(const uint8_t *buf, size_t len, enum record_pla
 	for (size_t i = RECORD_HEADER_SIZE + rec.payload; i < size; i++)
 		if (buf[i])
 			return RECORD_BAD;
+	if (rule && rec.type == RECORD_PAGES) {
+		*ret_why = pages_check_table(&rec, buf + RECORD_HEADER_SIZE);
+		if (*ret_why)
+			return RECORD_BAD;
+	}
 	*ret_why = NULL;
 	*ret_rec = rec;
 	*ret_size = size;

@@ -34,6 +34,8 @@ enum record_type {
 	RECORD_ACK_COMMITTED = 8,
 	RECORD_HEARTBEAT = 9,
 	RECORD_GOODBYE = 10,
+	RECORD_PAGES = 11, /* core/pages.h */
+	RECORD_STATE = 12,
 	/* only in journals */
 	RECORD_COMMIT = 256,
 	RECORD_DISCARD = 257,
@@ -42,6 +44,9 @@ enum record_type {
 enum record_flags {
 	RECORD_FLAG_SYNC = 1,  /* data of the full sync, not a new change of the guest */
 	RECORD_FLAG_UNMAP = 2, /* ZERO: the receiver may free the space */
+	RECORD_FLAG_LZ4 = 4,   /* PAGES, STATE: how the data is compressed */
+	RECORD_FLAG_ZSTD = 8,
+	RECORD_FLAG_MERGE = 16, /* SEAL: no state of the group, joined to the next epoch */
 };
 
 enum record_goodbye {
@@ -96,9 +101,16 @@ enum record_verdict record_check(const uint8_t *buf, size_t len, enum record_pla
 	bool check_seq, uint64_t seq, struct record *ret_rec, size_t *ret_size,
 	const char **ret_why);
 
+/* Of a disk. */
 static inline bool record_is_change(const struct record *rec)
 {
 	return rec->type == RECORD_WRITE || rec->type == RECORD_ZERO;
+}
+
+/* Memory or device state of a guest: a change too, but never in the journal. */
+static inline bool record_is_memory(const struct record *rec)
+{
+	return rec->type == RECORD_PAGES || rec->type == RECORD_STATE;
 }
 
 const char *record_type_name(uint16_t type);

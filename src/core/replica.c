@@ -24,6 +24,8 @@ struct replica *replica_new(const struct replica_config *cfg, const struct journ
 	r->chain = h->tail_chain;
 	r->seen = r->received = r->committed = committed;
 	r->applied = h->applied;
+	if (replica_memory_init(r) < 0)
+		return replica_free(r);
 	return r;
 }
 
@@ -33,11 +35,13 @@ void replica_epoch_free(struct replica_epoch *e)
 	free(e);
 }
 
-static void replica_epochs_free(struct replica_epoch *e)
+static void replica_epochs_free(struct replica *r, struct replica_epoch *e)
 {
 	while (e) {
 		struct replica_epoch *next = e->next;
 
+		if (e->memory)
+			replica_memory_commit(r, e); /* freed with what waits */
 		replica_epoch_free(e);
 		e = next;
 	}
@@ -58,9 +62,10 @@ struct replica *replica_free(struct replica *r)
 	if (!r)
 		return NULL;
 	replica_index_end(r);
-	replica_epochs_free(r->open_first);
-	replica_epochs_free(r->done_first);
-	replica_epochs_free(r->applying);
+	replica_epochs_free(r, r->open_first);
+	replica_epochs_free(r, r->done_first);
+	replica_epochs_free(r, r->applying);
+	replica_memory_deinit(r);
 	replica_chunks_free(r, r->log_first);
 	replica_chunks_free(r, r->direct_first);
 	if (r->filling)
@@ -108,7 +113,7 @@ int replica_epoch_add(struct replica_epoch *e, const struct replica_change *chan
 /* Unlinked already: the journal may forget its records. */
 void replica_epoch_drop(struct replica *r, struct replica_epoch *e)
 {
-	(void)r;
+	replica_memory_drop(r, e);
 	for (size_t i = 0; i < e->count; i++)
 		e->changes[i].chunk->changes--;
 	replica_epoch_free(e);
@@ -124,11 +129,18 @@ static void replica_drop_open(
 
 	while (*at) {
 		struct replica_epoch *e = *at;
+		/* What was merged goes with the epoch that it was merged into. */
+		const struct replica_epoch *with = e;
+		bool whole;
+
+		while (with && with->merged)
+			with = with->next;
+		whole = e->sealed && with && with->sealed;
 		bool committing = e->commit_placed ||
-				  (r->commit_due && e->sealed &&
+				  (r->commit_due && whole &&
 					  (!r->cfg.manual || e->number <= r->commit_allowed));
 
-		if (committing || (unsealed_only && e->sealed) ||
+		if (committing || (unsealed_only && whole) ||
 			(r->mode == REPLICA_DIRECT && e->number == r->direct_epoch)) {
 			at = &e->next;
 			continue;
@@ -136,8 +148,8 @@ static void replica_drop_open(
 		*at = e->next;
 		sealed |= e->sealed;
 		epochs++;
-		bytes += e->bytes;
 		r->discarded = max_u64(r->discarded, e->number);
+		bytes += e->bytes + e->memory_bytes;
 		replica_epoch_drop(r, e);
 	}
 	r->discards += epochs;
@@ -191,7 +203,7 @@ static void replica_direct_cancel(struct replica *r)
 		replica_chunk_free(r, r->filling);
 		r->filling = NULL;
 	}
-	r->direct_ended = r->direct_final = false;
+	r->direct_ended = r->direct_final = r->direct_sealed = false;
 	replica_direct_trim(r);
 	r->ops->changed(r->ctx);
 }
@@ -207,6 +219,8 @@ void replica_session_begin(struct replica *r)
 	r->session_floor = max_u64(r->seen, r->received);
 	r->rx_seq = 1;
 	r->session_changes = r->session_bytes = r->acked_changes = 0;
+	r->closed_changes = r->closed_bytes = 0;
+	replica_memory_session(r);
 }
 
 /* Partial bytes of the link are forgotten; whole records stay where they are. */
@@ -217,7 +231,7 @@ void replica_session_end(struct replica *r)
 	r->rx_need = 0;
 	replica_drop_open(r, true, NULL, NULL);
 	/* A full sync that came whole still commits. */
-	if (replica_to_images(r))
+	if (r->mode == REPLICA_DIRECT && !r->direct_sealed)
 		replica_direct_cancel(r);
 }
 
@@ -229,7 +243,7 @@ int replica_commit(struct replica *r, uint64_t epoch)
 		return -EALREADY;
 	for (e = r->open_first; e && e->number != epoch; e = e->next)
 		;
-	if (!e || !e->sealed)
+	if (!e || !e->sealed || e->merged)
 		return -ENOENT;
 	r->commit_allowed = max_u64(r->commit_allowed, epoch);
 	return replica_commit_next(r);
@@ -271,6 +285,7 @@ void replica_mark_committed(struct replica *r, uint64_t epoch)
 
 		r->open_first = e->next;
 		e->next = NULL;
+		replica_memory_commit(r, e);
 		if (r->done_last)
 			r->done_last->next = e;
 		else
@@ -302,14 +317,16 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 		.discarded = r->discarded,
 		.log_head = r->head,
 		.log_tail = r->durable.tail,
+		.memory_epoch = r->memory_epoch,
+		.held = r->held,
 		.error = r->error,
 		.why = r->why,
 	};
 
 	for (const struct replica_epoch *e = r->open_first; e; e = e->next) {
 		s.pending_epochs++;
-		s.pending_changes += e->count;
-		s.pending_bytes += e->bytes;
+		s.pending_changes += e->count + e->memory_changes;
+		s.pending_bytes += e->bytes + e->memory_bytes;
 	}
 	for (const struct replica_epoch *e = r->applying; e; e = e->next)
 		s.unapplied++;

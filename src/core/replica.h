@@ -59,8 +59,16 @@ struct replica_change {
 	uint16_t type_flags; /* bit 0: ZERO, bit 1: UNMAP */
 };
 
+/* Memory and device state of one epoch of a guest, beside the images until it commits
+ * (replica_memory.c). */
+struct replica_memory;
+
 struct replica_epoch {
 	struct replica_epoch *next;
+	struct replica_memory *memory;         /* NULL = none */
+	uint64_t memory_changes, memory_bytes; /* PAGES and STATE; the fields below are of disks */
+	uint64_t taken_changes, taken_bytes;   /* of a full sync: in the images already */
+	bool merged;                           /* sealed with MERGE: part of the next one */
 	uint64_t number;
 	struct replica_change *changes;
 	size_t count, capacity;
@@ -80,6 +88,10 @@ struct replica_ops {
 	void (*send)(void *ctx, const struct record *rec);
 	/* Something for replica_batch_take. */
 	void (*apply_ready)(void *ctx);
+	/* Something for replica_memory_take. */
+	void (*memory_ready)(void *ctx);
+	/* A part of the memory image becomes zero (its space is free), at once. */
+	void (*memory_zero)(void *ctx, uint64_t off, uint64_t len);
 	/* Committed, or discarded, state or mode changed: look at the fields. */
 	void (*changed)(void *ctx);
 };
@@ -90,6 +102,10 @@ struct replica_config {
 	uint64_t staging_limit;
 	bool manual;          /* commit-policy = manual: wait for replica_commit */
 	bool ack_when_sealed; /* [unsafe] commit = received */
+	/* A group with a guest: volume numbers of its memory and state; the image is sizes[memory]
+	 * bytes, all zero in the beginning, and second is as large. NULL = no guest. */
+	uint8_t *image, *second;
+	unsigned memory, state;
 };
 
 /* One batch for the images: whole epochs (or a piece of a full sync), overlaps resolved. */
@@ -169,6 +185,26 @@ void replica_tail_durable(struct replica *r, const struct journal_header *h);
 /* The full sync is committed: the metadata that says so is durable. */
 void replica_direct_committed(struct replica *r, uint64_t epoch);
 
+/* --- memory of a guest; the images' counterpart for RAM and device state --- */
+/* What the caller carries out, outside its lock, in the order taken, one at a time. */
+struct replica_memory_job {
+	struct replica_memory *m; /* NULL: only the second image is to be freed */
+	uint64_t epoch;
+	bool release; /* the second image is to be freed (hole punched) when it is done */
+};
+bool replica_memory_take(struct replica *r, struct replica_memory_job *ret_job);
+/* Brings the image to the job's epoch: a copy in memory.  zero_fn: as replica_ops.memory_zero.  Not
+ * under the caller's lock. */
+void replica_memory_apply(struct replica *r, const struct replica_memory_job *job,
+	void (*zero_fn)(void *ctx, uint64_t off, uint64_t len), void *ctx);
+/* It is done: memory and state are of that epoch.  May end back-pressure. */
+void replica_memory_done(struct replica *r, struct replica_memory_job *job);
+/* Nothing is waiting to be applied or about to commit: a session may begin. */
+bool replica_memory_idle(const struct replica *r);
+/* State of the epoch that the memory image holds; NULL = there is none.  The bytes stay valid until
+ * the next replica_memory_done. */
+const uint8_t *replica_state(const struct replica *r, size_t *ret_len);
+
 /* --- questions --- */
 struct replica_status {
 	enum replica_mode mode;
@@ -181,6 +217,8 @@ struct replica_status {
 	uint64_t discards, discarded; /* epochs dropped so far; number of the newest of them */
 	uint64_t log_head, log_tail;  /* positions in the journal */
 	uint64_t sync_done, sync_total;
+	uint64_t memory_epoch; /* that image and state hold; 0 = none */
+	uint64_t held;         /* bytes of memory and state beside the image */
 	int error;
 	const char *why;
 };

@@ -88,6 +88,8 @@ static struct replica_epoch *replica_direct_piece(struct replica *r)
 		e->changes[i - n] = e->changes[i];
 	e->count -= n;
 	e->bytes -= piece->bytes;
+	e->taken_changes += n;
+	e->taken_bytes += piece->bytes;
 	return piece;
 }
 
@@ -96,21 +98,24 @@ static bool replica_direct_ready(const struct replica *r)
 {
 	return r->mode == REPLICA_DIRECT && !r->direct_final &&
 	       !(r->open_first && r->open_first->commit_placed) &&
-	       (r->direct_first || r->direct_ended);
+	       (r->direct_first || r->direct_sealed);
 }
 
 bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_batch *ret_batch)
 {
 	struct replica_batch b = {0};
 	struct replica_epoch **end = &r->applying;
+	bool merged = false;
 	size_t cap = 0;
 
 	if (r->batch_out || r->mode == REPLICA_FAILED)
 		return false;
 	if (r->done_first) {
 		while (r->done_first &&
-			(b.bytes == 0 || b.bytes + r->done_first->bytes <= max_bytes)) {
+			(b.bytes == 0 || merged || b.bytes + r->done_first->bytes <= max_bytes)) {
 			struct replica_epoch *e = r->done_first;
+
+			merged = e->merged;
 
 			r->done_first = e->next;
 			if (!r->done_first)
@@ -126,7 +131,7 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 		if (!r->applying)
 			return false;
 		b.direct = true;
-		b.final = r->direct_ended;
+		b.final = r->direct_sealed;
 		b.epoch = r->direct_epoch;
 		b.bytes = r->applying->bytes;
 		r->batch_direct = r->direct_touched = true;
@@ -206,20 +211,21 @@ void replica_direct_committed(struct replica *r, uint64_t epoch)
 	/* Else its session has ended meanwhile: the state is good all the same. */
 	if (current || r->mode == REPLICA_EMPTY) {
 		r->mode = REPLICA_READY;
-		r->direct_ended = r->direct_final = false;
+		r->direct_ended = r->direct_final = r->direct_sealed = false;
 	}
 	if (current) {
 		while (r->open_first && r->open_first->number <= epoch) {
 			struct replica_epoch *e = r->open_first;
 
 			r->open_first = e->next;
+			replica_memory_commit(r, e);
 			replica_epoch_drop(r, e);
 		}
 		if (r->session)
 			r->ops->send(r->ctx, &ack);
 	}
 	for (struct replica_epoch *e = r->open_first; e && e->sealed; e = e->next)
-		newest = e;
+		newest = e->merged ? newest : e;
 	if (current && newest && r->session && replica_acks_seals(r)) {
 		ack.epoch = newest->number;
 		ack.offset = newest->total_changes;

@@ -5,6 +5,7 @@
 #ifndef TANDEM_CORE_REPLICA_INTERNAL_H
 #define TANDEM_CORE_REPLICA_INTERNAL_H
 
+#include "core/compress.h"
 #include "core/replica.h"
 
 /* A COMMIT and a DISCARD record always fit behind the received ones. */
@@ -60,10 +61,24 @@ struct replica {
 	size_t rx_need;               /* of the record that begins at rx_at */
 	uint64_t session_changes, session_bytes, acked_changes;
 	uint64_t direct_epoch, sync_done, sync_total;
-	uint64_t sync_changes, sync_bytes; /* of the session up to SYNC_END */
-	bool direct_ended;                 /* SYNC_END came: what follows is for the journal */
-	bool direct_final;                 /* the last batch was taken */
-	bool direct_touched;               /* the images hold a part of it */
+	uint64_t sync_changes, sync_bytes;     /* of the session up to SYNC_END */
+	bool direct_ended;                     /* SYNC_END came: what follows is for the journal */
+	bool direct_final;                     /* the last batch was taken */
+	bool direct_touched;                   /* the images hold a part of it */
+	bool direct_sealed;                    /* whole: a guest's epoch is, with its SEAL */
+	uint64_t closed_changes, closed_bytes; /* of the session, in closed epochs */
+
+	/* memory of a guest (replica_memory.c) */
+	struct compress compress;
+	uint8_t *scratch;                                  /* RECORD_MAX_PAYLOAD bytes */
+	struct replica_memory *memory_first, *memory_last; /* committed, in order, not applied */
+	bool memory_out, second_dirty;
+	bool second_busy;           /* an epoch has it */
+	uint64_t *present, *zeroed; /* bits per page of second */
+	uint64_t memory_epoch, held;
+	bool memory_whole;     /* an epoch of this session has brought all memory */
+	uint8_t *blob, *state; /* newest received; of memory_epoch */
+	size_t blob_len, blob_cap, state_len;
 };
 
 /* replica_log.c */
@@ -103,6 +118,32 @@ void replica_index_applied(struct replica *r, const struct replica_epoch *e);
 /* Epochs were dropped. */
 int replica_index_rebuild(struct replica *r);
 void replica_index_end(struct replica *r);
+/* replica_memory.c */
+int replica_memory_init(struct replica *r);
+void replica_memory_deinit(struct replica *r);
+void replica_memory_session(struct replica *r);
+/* Whether a PAGES or STATE may come now; NULL = yes. */
+const char *replica_memory_check(
+	const struct replica *r, const struct record *rec, const uint8_t *payload);
+/* Takes a record that was checked.  0, -EPROTO (damaged data), -ENOMEM; nothing counts then. */
+int replica_memory_change(struct replica *r, const struct record *rec, const uint8_t *payload);
+/* SEAL: the state of the epoch is fixed; with merge the next epoch inherits. */
+int replica_memory_seal(struct replica *r, struct replica_epoch *e, bool merge);
+bool replica_memory_has_state(const struct replica_epoch *e);
+void replica_memory_commit(struct replica *r, struct replica_epoch *e);
+void replica_memory_drop(struct replica *r, struct replica_epoch *e);
+/* What waits is too much, and will become less without receiving. */
+bool replica_memory_full(const struct replica *r);
+
+/* All that came of it. */
+static inline uint64_t replica_epoch_changes(const struct replica_epoch *e)
+{
+	return e->count + e->taken_changes + e->memory_changes;
+}
+static inline uint64_t replica_epoch_bytes(const struct replica_epoch *e)
+{
+	return e->bytes + e->taken_bytes + e->memory_bytes;
+}
 
 /* replica.c */
 struct replica_epoch *replica_epoch_get(struct replica *r, uint64_t number);

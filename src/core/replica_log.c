@@ -185,7 +185,7 @@ int replica_commit_next(struct replica *r)
 	for (struct replica_epoch *e = r->open_first; e && e->sealed; e = e->next) {
 		if (r->cfg.manual && e->number > r->commit_allowed)
 			break;
-		if (!e->commit_placed)
+		if (!e->commit_placed && !e->merged)
 			newest = e;
 	}
 	if (!newest)

@@ -88,6 +88,7 @@ static int replica_recover_record(
 		return -ENOMEM;
 	if (rec->type == RECORD_SEAL) {
 		e->sealed = true;
+		e->merged = rec->flags & RECORD_FLAG_MERGE;
 		return 0;
 	}
 	if (rec->volume >= r->cfg.volumes || rec->offset + rec->length > r->cfg.sizes[rec->volume])

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/pages.h"
 #include "util/bytes.h"
 #include "util/crc.h"
 
@@ -19,7 +20,7 @@ bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len)
 	r->lent = false;
 	if (r->mode == REPLICA_FAILED || replica_settle(r) < 0)
 		return false;
-	if (!replica_to_images(r) && replica_space_low(r))
+	if ((!replica_to_images(r) && replica_space_low(r)) || replica_memory_full(r))
 		return false;
 	/* Records put in from this side may have filled the chunk. */
 	if (r->filling && r->rx_len >= REPLICA_CHUNK_ROOM && replica_chunk_close(r) < 0)
@@ -48,8 +49,26 @@ bool replica_rx_stuck(const struct replica *r)
 	       (!c || c->state == REPLICA_CHUNK_WAITING) && r->open_first && !r->open_first->sealed;
 }
 
+static const char *replica_check_seal(
+	const struct replica *r, const struct record *rec, const struct replica_epoch *e)
+{
+	bool mine = e && e->number == rec->epoch, merge = rec->flags & RECORD_FLAG_MERGE;
+
+	if (r->mode == REPLICA_EMPTY || replica_to_images(r))
+		return "seal without a committed state";
+	if (merge && (!r->cfg.image || !r->memory_whole || rec->epoch == r->direct_epoch))
+		return "seal with a merge where none can be";
+	if (r->cfg.image && !merge && !(mine && replica_memory_has_state(e)))
+		return "seal of a checkpoint without device state";
+	if (rec->offset != (mine ? replica_epoch_changes(e) : 0) ||
+		rec->length != (mine ? replica_epoch_bytes(e) : 0))
+		return "seal does not match what came of its epoch";
+	return NULL;
+}
+
 /* Checks that do not depend on the record alone.  NULL = fine. */
-static const char *replica_check_context(const struct replica *r, const struct record *rec)
+static const char *replica_check_context(
+	const struct replica *r, const struct record *rec, const uint8_t *payload)
 {
 	const struct replica_epoch *e = r->open_first;
 
@@ -62,27 +81,27 @@ static const char *replica_check_context(const struct replica *r, const struct r
 	switch (rec->type) {
 	case RECORD_WRITE:
 	case RECORD_ZERO:
-		if (rec->volume >= r->cfg.volumes)
-			return "no such volume";
+		if (rec->volume >= (r->cfg.image ? r->cfg.memory : r->cfg.volumes))
+			return "no such disk";
 		if (rec->offset + rec->length > r->cfg.sizes[rec->volume])
 			return "beyond the end of the volume";
 		if (r->mode == REPLICA_EMPTY)
 			return "change without a full sync before it";
 		if (replica_to_images(r) && rec->epoch != r->direct_epoch)
 			return "change of another epoch in a full sync";
+		if (r->mode == REPLICA_DIRECT && r->direct_ended && rec->epoch == r->direct_epoch)
+			return "change of a disk behind the end of its sync";
 		return NULL;
+	case RECORD_PAGES:
+	case RECORD_STATE:
+		return replica_memory_check(r, rec, payload);
 	case RECORD_SEAL:
 		while (e && e->number < rec->epoch) {
 			if (!e->sealed)
 				return "seal out of order";
 			e = e->next;
 		}
-		if (r->mode == REPLICA_EMPTY || replica_to_images(r))
-			return "seal without a committed state";
-		if (rec->offset != (e && e->number == rec->epoch ? e->count : 0) ||
-			rec->length != (e && e->number == rec->epoch ? e->bytes : 0))
-			return "seal does not match what came of its epoch";
-		return NULL;
+		return replica_check_seal(r, rec, e);
 	case RECORD_SYNC_BEGIN:
 		return r->mode == REPLICA_DIRECT || r->session_changes
 			       ? "full sync is not the first of the connection"
@@ -123,21 +142,43 @@ static int replica_take_change(struct replica *r, const struct record *rec, uint
 	return 0;
 }
 
+/* Nothing of it may follow. */
+static void replica_close_epoch(struct replica *r, struct replica_epoch *e)
+{
+	e->sealed = true;
+	r->closed_changes += replica_epoch_changes(e);
+	r->closed_bytes += replica_epoch_bytes(e);
+	e->total_changes = r->closed_changes;
+	e->total_bytes = r->closed_bytes;
+	r->received = e->number;
+}
+
+/* A full sync has come whole, with a guest's first checkpoint if there is one. */
+static void replica_direct_whole(struct replica *r, struct replica_epoch *e)
+{
+	r->sync_changes = e->total_changes = r->closed_changes;
+	r->sync_bytes = e->total_bytes = r->closed_bytes;
+	r->direct_sealed = true;
+	r->ops->apply_ready(r->ctx);
+}
+
 static int replica_take_seal(struct replica *r, const struct record *rec)
 {
 	struct replica_epoch *e = replica_epoch_get(r, rec->epoch);
-	struct record ack = {.type = RECORD_ACK_COMMITTED,
-		.epoch = rec->epoch,
-		.offset = r->session_changes,
-		.length = r->session_bytes};
+	bool merge = rec->flags & RECORD_FLAG_MERGE;
+	struct record ack = {.type = RECORD_ACK_COMMITTED, .epoch = rec->epoch};
 
-	if (!e)
+	if (!e || replica_memory_seal(r, e, merge) < 0)
 		return -ENOMEM;
-	e->sealed = true;
-	e->total_changes = r->session_changes;
-	e->total_bytes = r->session_bytes;
-	r->received = rec->epoch;
-	if (replica_acks_seals(r) && r->session && r->mode == REPLICA_READY)
+	replica_close_epoch(r, e);
+	e->merged = merge;
+	if (r->mode == REPLICA_DIRECT && rec->epoch == r->direct_epoch) {
+		replica_direct_whole(r, e);
+		return 0;
+	}
+	ack.offset = e->total_changes;
+	ack.length = e->total_bytes;
+	if (replica_acks_seals(r) && r->session && r->mode == REPLICA_READY && !merge)
 		r->ops->send(r->ctx, &ack);
 	/* Placed when all that was received is looked at: one COMMIT for many small epochs. */
 	r->commit_due = true;
@@ -153,7 +194,7 @@ static int replica_sync_begin(struct replica *r, const struct record *rec)
 	r->direct_epoch = rec->epoch;
 	r->sync_total = rec->length;
 	r->sync_done = 0;
-	r->direct_ended = r->direct_final = false;
+	r->direct_ended = r->direct_final = r->direct_sealed = false;
 	r->ops->changed(r->ctx);
 	return 0;
 }
@@ -165,19 +206,37 @@ static int replica_sync_end(struct replica *r, const struct record *rec)
 
 	if (!e || replica_chunk_close(r) < 0)
 		return -ENOMEM;
-	e->sealed = true;
-	e->total_changes = r->sync_changes = r->session_changes;
-	e->total_bytes = r->sync_bytes = r->session_bytes;
 	r->direct_ended = true;
-	r->received = rec->epoch;
-	r->ops->apply_ready(r->ctx);
+	if (r->cfg.image) {
+		r->ops->apply_ready(r->ctx); /* its memory and SEAL follow */
+		return 0;
+	}
+	replica_close_epoch(r, e);
+	replica_direct_whole(r, e);
 	return 0;
+}
+
+/* In the journal a SEAL counts what is in the journal. */
+static void replica_journal_seal(struct replica *r, const struct record *rec, uint8_t *at)
+{
+	const struct replica_epoch *e = r->open_first;
+	struct record seal = *rec;
+
+	while (e && e->number < rec->epoch)
+		e = e->next;
+	if (!e || e->number != rec->epoch || !e->memory_changes)
+		return;
+	seal.offset = e->count;
+	seal.length = e->bytes;
+	record_put_header(at, &seal);
 }
 
 /* One whole, valid record at rx_at.  *ret_keep: it stays in the chunk. */
 static int replica_take(struct replica *r, const struct record *rec, size_t size, bool *ret_keep,
 	unsigned *ret_goodbye)
 {
+	uint8_t *at = r->filling->buf + r->rx_at;
+
 	*ret_keep = true;
 	switch (rec->type) {
 	case RECORD_WRITE:
@@ -185,7 +244,12 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 		if (replica_take_change(r, rec, r->rx_at) < 0)
 			return -ENOMEM;
 		break;
+	case RECORD_PAGES:
+	case RECORD_STATE:
+		*ret_keep = false;
+		return replica_memory_change(r, rec, at + RECORD_HEADER_SIZE);
 	case RECORD_SEAL:
+		replica_journal_seal(r, rec, at);
 		r->rx_at += (uint32_t)size;
 		r->filling->head.used = r->rx_at;
 		return replica_take_seal(r, rec);
@@ -228,9 +292,10 @@ static int replica_parse(struct replica *r, unsigned *ret_goodbye, const char **
 			break;
 		}
 		if (v == RECORD_OK) {
-			*ret_why = replica_check_context(r, &rec);
+			*ret_why = replica_check_context(r, &rec, at + RECORD_HEADER_SIZE);
 			if (*ret_why)
 				return -EPROTO;
+			*ret_why = "the compressed data is damaged";
 			err = replica_take(r, &rec, size, &keep, ret_goodbye);
 			if (err < 0)
 				return err;
