@@ -66,6 +66,37 @@ static int client_lost(struct client *c, int code, const char *what, struct erro
 	}
 }
 
+/* The error of lines_connect: no node runs, or it cannot be asked. */
+static int client_not_connected(struct client *c, int code, struct error *err)
+{
+	const char *node = c->cli->node->name, *group = c->cli->conf->group;
+
+	switch (code) {
+	case -ENOENT:
+		return error_set(err, ERROR_UNREACHABLE, code,
+			"node %s of group %s is not running: there is no socket %s", node, group,
+			c->path);
+	case -ECONNREFUSED:
+		return error_set(err, ERROR_UNREACHABLE, code,
+			"node %s of group %s is not running: nobody listens on %s", node, group,
+			c->path);
+	case -EACCES:
+	case -EPERM:
+		return error_set(err, ERROR_UNREACHABLE, code,
+			"node %s of group %s: cannot connect to %s: %s; only root and the user "
+			"that runs the node can",
+			node, group, c->path, strerror(-code));
+	case -ETIMEDOUT:
+		return error_set(err, ERROR_UNREACHABLE, code,
+			"node %s of group %s: it does not accept a connection on %s", node, group,
+			c->path);
+	default:
+		return error_set(err, ERROR_UNREACHABLE, code,
+			"node %s of group %s: cannot connect to %s: %s", node, group, c->path,
+			strerror(-code));
+	}
+}
+
 static int client_garbage(struct client *c, const char *what, const char *why, struct error *err)
 {
 	return error_set(err, ERROR_GENERAL, -EPROTO,
@@ -142,11 +173,7 @@ int client_connect(const struct cli *cli, struct client **ret_client, struct err
 		goto fail;
 	r = lines_connect(&c->lines, c->path, deadline);
 	if (r < 0) {
-		(void)error_code(err, r, "node %s of group %s %s: %s", cli->node->name,
-			cli->conf->group,
-			r == -ENOENT || r == -ECONNREFUSED ? "is not running" : "does not answer",
-			c->path);
-		err->kind = ERROR_UNREACHABLE;
+		(void)client_not_connected(c, r, err);
 		goto fail;
 	}
 	r = client_read(c, deadline, "greeting", &greeting, err);

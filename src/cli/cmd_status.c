@@ -2,6 +2,7 @@
 /* tandem status: once, or (--watch) again at each interval and at once when the node's state
  * changes. A watch goes on when the node stops, and finds it again when it comes back. */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,27 +13,66 @@
 #include "cli/client.h"
 #include "cli/reply.h"
 #include "cli/status_text.h"
+#include "replicator/metafile.h"
+#include "replicator/node.h"
 #include "util/clock.h"
 
 #define STATUS_INTERVAL_MS 1000
 #define STATUS_HOME "\033[H"        /* cursor to the top left */
 #define STATUS_CLEAR "\033[H\033[J" /* and nothing below */
 
-/* What is shown of a node that does not run: its role is not known then, and "secondary" stands for
- * "is certainly no primary now". */
-static json_t *status_stopped(const struct cli *cli, const struct error *why)
+/* No process runs, as opposed to one that cannot be asked. */
+static bool status_is_stopped(const struct error *err)
 {
-	return json_pack("{s:s, s:s, s:s, s:s, s:s}", "group", cli->conf->group, "node",
-		cli->node->name, "role", "secondary", "state", "stopped", "reason", why->text);
+	return err->kind == ERROR_UNREACHABLE &&
+	       (err->code == -ENOENT || err->code == -ECONNREFUSED);
 }
 
-static bool status_is_absence(const struct error *err)
+/* The role of a node that does not run is that of its last run; where that cannot be read it is
+ * "secondary": it certainly is no primary now. */
+static const char *status_last_role(const struct cli *cli, bool *ret_initialised)
 {
-	return err->kind == ERROR_UNREACHABLE || err->kind == ERROR_TIMEOUT;
+	char path[PATH_MAX];
+	struct error ignored;
+	struct metafile f;
+	bool primary;
+
+	(void)node_path(cli->node->state_dir, "group.meta", path, sizeof(path));
+	*ret_initialised = access(path, F_OK) == 0 || errno != ENOENT;
+	if (!*ret_initialised || metafile_open(&f, path, &ignored) < 0)
+		return "secondary";
+	primary = f.now.role == METAFILE_PRIMARY;
+	metafile_close(&f);
+	return primary ? "primary" : "secondary";
+}
+
+/* What is shown in place of an answer: of a node that does not run, and (--watch only) of one that
+ * runs and does not answer. */
+static json_t *status_without_answer(const struct cli *cli, const struct error *why)
+{
+	bool stopped = why->code != -ETIMEDOUT, initialised;
+	const char *role = status_last_role(cli, &initialised);
+	char reason[PATH_MAX + 128];
+
+	snprintf(reason, sizeof(reason), "%s", why->text);
+	if (stopped && !initialised)
+		snprintf(reason, sizeof(reason),
+			"it is not initialised: there is no %s/group.meta; run tandem init first",
+			cli->node->state_dir);
+	return json_pack("{s:s, s:s, s:s, s:s, s:s}", "group", cli->conf->group, "node",
+		cli->node->name, "role", role, "state", stopped ? "stopped" : "failed", "reason",
+		reason);
+}
+
+/* A watch goes on then; else (no permission, no protocol) there is nothing to wait for. */
+static bool status_may_come_back(const struct error *err)
+{
+	return status_is_stopped(err) || err->code == -ETIMEDOUT ||
+	       (err->kind == ERROR_UNREACHABLE && err->code == -EPIPE);
 }
 
 /* On a terminal: over what is there, each line cleared to its end, so that nothing flickers. */
-static void status_redraw(const json_t *status, bool stopped)
+static void status_redraw(const json_t *status, bool absent)
 {
 	char *text = NULL, *line, *rest;
 	size_t len;
@@ -40,7 +80,7 @@ static void status_redraw(const json_t *status, bool stopped)
 
 	if (!f)
 		return;
-	status_text(f, status, stopped);
+	status_text(f, status, absent);
 	if (fclose(f) == 0) {
 		fputs(STATUS_HOME, stdout);
 		for (rest = text; (line = strsep(&rest, "\n")) && rest;)
@@ -51,16 +91,16 @@ static void status_redraw(const json_t *status, bool stopped)
 }
 
 static int status_show(
-	const struct cli *cli, const json_t *status, bool stopped, bool terminal, struct error *err)
+	const struct cli *cli, const json_t *status, bool absent, bool terminal, struct error *err)
 {
 	int r = 0;
 
 	if (cli->args.json)
 		r = reply_print_json(status, cli->args.watch, err);
 	else if (!cli->args.watch)
-		status_text(stdout, status, stopped);
+		status_text(stdout, status, absent);
 	else if (terminal)
-		status_redraw(status, stopped);
+		status_redraw(status, absent);
 	else
 		status_line(stdout, status);
 	if (r == 0 && fflush(stdout) != 0)
@@ -123,20 +163,20 @@ static int status_watch(struct cli *cli, struct error *err)
 	do {
 		uint64_t until = clock_ns() + interval * NS_PER_MS;
 		json_t *status = NULL;
-		bool stopped;
+		bool absent;
 
 		r = client ? 0 : status_open(cli, &client, err);
 		if (r == 0)
 			r = client_execute(
 				client, "query-status", NULL, CLIENT_QUERY_MS, &status, err);
-		stopped = r < 0 && status_is_absence(err);
-		if (stopped) {
+		absent = r < 0 && status_may_come_back(err);
+		if (absent) {
 			client = client_free(client);
-			status = status_stopped(cli, err);
+			status = status_without_answer(cli, err);
 			r = 0;
 		}
 		if (r == 0)
-			r = status_show(cli, status, stopped, terminal, err);
+			r = status_show(cli, status, absent, terminal, err);
 		json_decref(status);
 		if (r == 0 && client && status_wait(client, until, err) < 0)
 			client = client_free(client); /* the next round tells */
@@ -157,11 +197,16 @@ int cmd_status(struct cli *cli, struct error *err)
 	r = client_command(cli, "query-status", NULL, CLIENT_QUERY_MS, &status, err);
 	if (r == 0) {
 		r = status_show(cli, status, false, false, err);
-	} else if (err->kind == ERROR_UNREACHABLE && cli->args.json) {
-		struct error ignored;
+	} else if (status_is_stopped(err)) {
+		/* An answer like any other, hence no message beside it; but scripts can tell. */
+		struct error failed;
 
-		status = status_stopped(cli, err);
-		(void)reply_print_json(status, false, &ignored); /* r says why already */
+		status = status_without_answer(cli, err);
+		err->text[0] = '\0';
+		if (status_show(cli, status, true, false, &failed) < 0) {
+			*err = failed;
+			r = err->code;
+		}
 	}
 	json_decref(status);
 	return r;

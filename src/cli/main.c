@@ -72,7 +72,9 @@ int main(int argc, char **argv)
 	cli.conf = conf_free(cli.conf);
 	if (r == 0)
 		return 0;
-	/* Parts of it may come from a node or a file: nothing in it commands the terminal. */
-	fprintf(stderr, "tandem: %s\n", text_clean(err.text));
+	/* Parts of it may come from a node or a file: nothing in it commands the terminal.  No
+	 * text: the command has said it on standard output. */
+	if (err.text[0])
+		fprintf(stderr, "tandem: %s\n", text_clean(err.text));
 	return err.kind == ERROR_NONE ? ERROR_GENERAL : (int)err.kind;
 }

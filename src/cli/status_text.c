@@ -65,15 +65,16 @@ static const char *status_member(const json_t *status, const char *path)
 	return text ? text : "?";
 }
 
-static void status_head(FILE *out, const json_t *status, bool stopped)
+static void status_head(FILE *out, const json_t *status, bool absent)
 {
 	const char *role = status_member(status, "role"), *state = status_member(status, "state");
 	const char *words = status_words(role, state), *reason = reply_text(status, "reason");
 	char line[512];
 
-	if (stopped)
-		snprintf(line, sizeof(line), "%s on node %s: not running",
-			status_member(status, "group"), status_member(status, "node"));
+	if (absent)
+		snprintf(line, sizeof(line), "%s on node %s: %s (%s)",
+			status_member(status, "group"), status_member(status, "node"), state,
+			!strcmp(state, "stopped") ? "no node runs" : "it does not answer");
 	else
 		snprintf(line, sizeof(line), "%s on node %s: %s, %s%s%s%s",
 			status_member(status, "group"), status_member(status, "node"), role, state,
@@ -129,15 +130,22 @@ static void status_pendings(FILE *out, const json_t *status)
 		status_row(out, "uncommitted", "%s", text);
 }
 
-/* "512.0 MiB of 2.0 GiB (25.0 %), 100.0 MiB/s, 15.0 s left"; false where no sync runs */
+/* "512.0 MiB of 2.0 GiB (25.0 %), 100.0 MiB/s, 15 s left"; false where no sync runs.  Only the
+ * primary knows the rate. */
 static bool status_sync(const json_t *status, char *buf, size_t len)
 {
 	char is[TEXT_SIZE], all[TEXT_SIZE], rate[TEXT_SIZE], left[TEXT_SIZE];
 	const json_t *sync = reply_get(status, "sync");
-	uint64_t done, total, eta;
+	uint64_t done, total, eta, per_second;
+	size_t n;
 
 	if (!reply_u64(sync, "done", &done) || !reply_u64(sync, "total", &total))
 		return false;
+	n = (size_t)snprintf(buf, len, "%s of %s (%.1f %%)",
+		units_format_size(done, is, sizeof(is)), units_format_size(total, all, sizeof(all)),
+		total ? 100.0 * (double)done / (double)total : 100.0);
+	if (!reply_u64(sync, "rate", &per_second) || per_second == 0)
+		return true;
 	/* eta is -1 while it is unknown */
 	if (!reply_u64(sync, "eta", &eta))
 		snprintf(left, sizeof(left), "time left unknown");
@@ -145,10 +153,9 @@ static bool status_sync(const json_t *status, char *buf, size_t len)
 		snprintf(left, sizeof(left), "%" PRIu64 " s left", eta);
 	else
 		strcat(strcpy(left, text_duration(eta * 1000, all, sizeof(all))), " left");
-	snprintf(buf, len, "%s of %s (%.1f %%), %s/s, %s", units_format_size(done, is, sizeof(is)),
-		units_format_size(total, all, sizeof(all)),
-		total ? 100.0 * (double)done / (double)total : 100.0,
-		status_size(sync, "rate", rate), left);
+	if (n < len)
+		snprintf(buf + n, len - n, ", %s/s, %s",
+			units_format_size(per_second, rate, sizeof(rate)), left);
 	return true;
 }
 
@@ -216,12 +223,12 @@ static void status_unsafe(FILE *out, const json_t *status)
 		status_row(out, "UNSAFE", "%s", line);
 }
 
-void status_text(FILE *out, const json_t *status, bool stopped)
+void status_text(FILE *out, const json_t *status, bool absent)
 {
 	char line[512], sent[TEXT_SIZE];
 
-	status_head(out, status, stopped);
-	if (stopped)
+	status_head(out, status, absent);
+	if (absent)
 		return;
 	status_epochs(out, status);
 	status_pendings(out, status);

@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
-/* Several lines; stopped: no node answered, and only group, node and reason are known. */
-void status_text(FILE *out, const json_t *status, bool stopped);
+/* Several lines; absent: no node answered, and only group, node, state and reason are known. */
+void status_text(FILE *out, const json_t *status, bool absent);
 /* One line, with the time of day. */
 void status_line(FILE *out, const json_t *status);
 

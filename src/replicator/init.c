@@ -42,6 +42,13 @@ static int init_volumes(const struct conf_node *node, struct metadata *m, struct
 
 		if (r < 0)
 			return error_prefix(err, "disk %s", node->disks[i].name);
+		if (backing_get_info(b)->size == 0) {
+			backing_free(b);
+			return error_set(err, ERROR_IO, -ENODATA,
+				"disk %s: %s is empty; expected a disk of the size that the guest "
+				"sees",
+				node->disks[i].name, node->disks[i].backing);
+		}
 		m->volume[i].kind = HELLO_KIND_DISK;
 		m->volume[i].size = backing_get_info(b)->size;
 		snprintf(m->volume[i].name, sizeof(m->volume[i].name), "%s", node->disks[i].name);
@@ -93,6 +100,8 @@ int init_lock(const struct conf *conf, unsigned index, int *ret_fd, struct error
 	char path[512];
 
 	node_path(node->state_dir, "group.meta", path, sizeof(path));
+	if (access(path, F_OK) < 0 && errno != ENOENT)
+		return error_errno(err, "node %s: cannot look at %s", node->name, path);
 	if (access(path, F_OK) < 0)
 		return error_set(err, ERROR_STATE, -ENOENT,
 			"node %s: it is not initialised (there is no %s): run tandem init first",
