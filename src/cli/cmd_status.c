@@ -41,7 +41,7 @@ static const char *status_last_role(const struct cli *cli, bool *ret_initialised
 	*ret_initialised = access(path, F_OK) == 0 || errno != ENOENT;
 	if (!*ret_initialised || metafile_open(&f, path, &ignored) < 0)
 		return "secondary";
-	primary = f.now.role == METAFILE_PRIMARY;
+	primary = f.now.id.role == IDENTITY_PRIMARY;
 	metafile_close(&f);
 	return primary ? "primary" : "secondary";
 }

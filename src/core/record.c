@@ -18,7 +18,7 @@ struct record_rule {
 };
 
 static const struct record_rule record_rules[] = {
-	{RECORD_HELLO, "HELLO", RECORD_FROM_PRIMARY | RECORD_FROM_SECONDARY, 0, 152 + 64 * 80,
+	{RECORD_HELLO, "HELLO", RECORD_FROM_PRIMARY | RECORD_FROM_SECONDARY, 0, 512 + 64 * 96,
 		false, false},
 	{RECORD_WRITE, "WRITE", RECORD_FROM_PRIMARY | RECORD_IN_JOURNAL, RECORD_FLAG_SYNC,
 		RECORD_MAX_PAYLOAD, true, true},

@@ -133,17 +133,16 @@ static int applier_images(struct applier *a, struct replica_batch *b, bool flush
 
 static void applier_mark_inconsistent(struct metadata *m, void *ctx)
 {
-	m->consistent = false;
+	identity_touch(&m->id);
 }
 
 static void applier_mark_consistent(struct metadata *m, void *ctx)
 {
-	const struct metadata *want = ctx;
+	const uint64_t *epoch = ctx;
 
-	m->consistent = true;
-	m->committed = want->committed;
-	m->seen = max_u64(m->seen, want->committed);
-	m->generation = want->generation;
+	m->committed = *epoch;
+	m->seen = max_u64(m->seen, *epoch);
+	(void)identity_settle(&m->id, *epoch);
 }
 
 static void applier_fail(struct receiver *r, int err, const char *why)
@@ -164,15 +163,14 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	struct receiver *r = a->r;
 	struct node *n = r->n;
 	struct journal_header h;
-	bool header, consistent;
-	struct metadata want = {.committed = b->epoch};
+	bool header, touch;
 	struct error err;
 	int e;
 
 	pthread_mutex_lock(&n->meta_lock);
-	consistent = n->meta.now.consistent;
+	touch = identity_touch_due(&n->meta.now.id);
 	pthread_mutex_unlock(&n->meta_lock);
-	if (b->direct && consistent) {
+	if (b->direct && touch) {
 		e = node_meta_update(n, applier_mark_inconsistent, NULL, &err);
 		if (e < 0) {
 			applier_fail(r, e, "cannot write the metadata");
@@ -186,7 +184,6 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	}
 	pthread_mutex_lock(&n->lock);
 	header = replica_batch_done(r->core, b, &h);
-	want.generation = r->session_generation;
 	pthread_mutex_unlock(&n->lock);
 	if (!header)
 		return 0;
@@ -196,7 +193,7 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 		return e;
 	}
 	if (b->direct) {
-		e = node_meta_update(n, applier_mark_consistent, &want, &err);
+		e = node_meta_update(n, applier_mark_consistent, &b->epoch, &err);
 		if (e < 0) {
 			applier_fail(r, e, "cannot write the metadata");
 			return e;

@@ -35,7 +35,7 @@ static int init_take_lock(const struct conf_node *node, int *ret_fd, struct erro
 
 static int init_volumes(const struct conf_node *node, struct metadata *m, struct error *err)
 {
-	m->volumes = node->ndisks;
+	m->id.volumes = node->ndisks;
 	for (unsigned i = 0; i < node->ndisks; i++) {
 		struct backing *b;
 		int r = backing_open(node->disks[i].backing, false, &b, err);
@@ -49,9 +49,10 @@ static int init_volumes(const struct conf_node *node, struct metadata *m, struct
 				"sees",
 				node->disks[i].name, node->disks[i].backing);
 		}
-		m->volume[i].kind = HELLO_KIND_DISK;
-		m->volume[i].size = backing_get_info(b)->size;
-		snprintf(m->volume[i].name, sizeof(m->volume[i].name), "%s", node->disks[i].name);
+		m->id.volume[i].kind = IDENTITY_KIND_DISK;
+		m->id.volume[i].size = backing_get_info(b)->size;
+		snprintf(m->id.volume[i].name, sizeof(m->id.volume[i].name), "%s",
+			node->disks[i].name);
 		backing_free(b);
 	}
 	return 0;

@@ -13,69 +13,129 @@
 #include "util/file.h"
 
 #define METAFILE_MAGIC 0x3154454d444e5454ull
+#define METAFILE_VERSION 2u
 #define METAFILE_SLOT 8192u
-#define METAFILE_VOLUMES 256u
-#define METAFILE_CONSISTENT 1u
-#define METAFILE_SUPERSEDED 2u
+#define METAFILE_AT_HISTORY 256u
+#define METAFILE_AT_NEXT_HISTORY 512u
+#define METAFILE_AT_VOLUMES 1024u
+
+enum metafile_flags {
+	METAFILE_CONSISTENT = 1,
+	METAFILE_SUPERSEDED = 2,
+	METAFILE_CLEAN = 4,
+	METAFILE_SYNCING = 8,
+	METAFILE_UNWRITTEN = 16,
+	METAFILE_YIELDED = 32,
+	METAFILE_SHARED = 64,
+	METAFILE_NEXT_FULL = 128,
+	METAFILE_FLAGS = 255,
+};
+
+static uint32_t metafile_flags(const struct identity *id)
+{
+	return (id->consistent ? METAFILE_CONSISTENT : 0) |
+	       (id->superseded ? METAFILE_SUPERSEDED : 0) | (id->clean ? METAFILE_CLEAN : 0) |
+	       (id->syncing ? METAFILE_SYNCING : 0) | (id->unwritten ? METAFILE_UNWRITTEN : 0) |
+	       (id->yielded ? METAFILE_YIELDED : 0) | (id->shared ? METAFILE_SHARED : 0) |
+	       (id->next.full ? METAFILE_NEXT_FULL : 0);
+}
+
+static void metafile_set_flags(struct identity *id, uint32_t flags)
+{
+	id->consistent = flags & METAFILE_CONSISTENT;
+	id->superseded = flags & METAFILE_SUPERSEDED;
+	id->clean = flags & METAFILE_CLEAN;
+	id->syncing = flags & METAFILE_SYNCING;
+	id->unwritten = flags & METAFILE_UNWRITTEN;
+	id->yielded = flags & METAFILE_YIELDED;
+	id->shared = flags & METAFILE_SHARED;
+	id->next.full = flags & METAFILE_NEXT_FULL;
+}
 
 static void metafile_encode(uint8_t *buf, const struct metadata *m)
 {
-	uint8_t *v = buf + METAFILE_VOLUMES;
+	const struct identity *id = &m->id;
 
 	memset(buf, 0, METAFILE_SLOT);
 	put_le64(buf, METAFILE_MAGIC);
-	put_le32(buf + 8, 1);
-	put_le32(buf + 12, 1);
+	put_le32(buf + 8, METAFILE_VERSION);
+	put_le32(buf + 12, METAFILE_VERSION);
 	put_le64(buf + 16, m->serial);
-	memcpy(buf + 24, m->group.b, 16);
-	put_le64(buf + 40, m->generation);
-	put_le32(buf + 48, m->role);
-	put_le32(buf + 52, (m->consistent ? METAFILE_CONSISTENT : 0) |
-				   (m->superseded ? METAFILE_SUPERSEDED : 0));
-	put_le64(buf + 56, m->committed);
-	put_le64(buf + 64, m->seen);
-	put_le32(buf + 72, m->volumes);
-	for (uint32_t i = 0; i < m->volumes; i++, v += HELLO_VOLUME) {
-		put_le32(v, m->volume[i].kind);
-		put_le64(v + 8, m->volume[i].size);
-		memcpy(v + 16, m->volume[i].name, strnlen(m->volume[i].name, HELLO_NAME - 1));
-	}
+	memcpy(buf + 24, id->group.b, 16);
+	hello_put_generation(buf + 40, &id->current);
+	hello_put_generation(buf + 56, &id->base);
+	put_le64(buf + 72, id->top);
+	put_le32(buf + 80, id->role);
+	put_le32(buf + 84, metafile_flags(id));
+	put_le64(buf + 88, m->committed);
+	put_le64(buf + 96, m->seen);
+	hello_put_generation(buf + 104, &id->next.generation);
+	put_le64(buf + 120, id->next.floor);
+	put_le32(buf + 128, id->volumes);
+	put_le32(buf + 132, id->nhistory);
+	put_le32(buf + 136, id->next.nhistory);
+	hello_put_history(buf + METAFILE_AT_HISTORY, id->history, id->nhistory);
+	hello_put_history(buf + METAFILE_AT_NEXT_HISTORY, id->next.history, id->next.nhistory);
+	for (uint32_t i = 0; i < id->volumes; i++)
+		hello_put_volume(buf + METAFILE_AT_VOLUMES + i * HELLO_VOLUME, &id->volume[i]);
 	put_le32(buf + METAFILE_SLOT - 4, crc32c(buf, METAFILE_SLOT - 4));
+}
+
+static const char *metafile_decode_identity(const uint8_t *buf, struct identity *id)
+{
+	uint32_t role = get_le32(buf + 80), flags = get_le32(buf + 84);
+	const char *why;
+
+	memcpy(id->group.b, buf + 24, 16);
+	id->top = get_le64(buf + 72);
+	id->role = role;
+	id->next.floor = get_le64(buf + 120);
+	id->volumes = get_le32(buf + 128);
+	id->nhistory = get_le32(buf + 132);
+	id->next.nhistory = get_le32(buf + 136);
+	if (role > IDENTITY_SECONDARY || flags & ~METAFILE_FLAGS || id->volumes < 1 ||
+		id->volumes > RECORD_MAX_VOLUMES)
+		return "field out of range";
+	metafile_set_flags(id, flags);
+	if (!hello_get_generation(buf + 40, &id->current) ||
+		!hello_get_generation(buf + 56, &id->base) ||
+		!hello_get_generation(buf + 104, &id->next.generation) ||
+		!hello_get_history(
+			buf + METAFILE_AT_HISTORY, id->history, id->nhistory, id->current.number) ||
+		!hello_get_history(buf + METAFILE_AT_NEXT_HISTORY, id->next.history,
+			id->next.nhistory, id->next.generation.number))
+		return "bad generation";
+	for (uint32_t i = 0; i < id->volumes; i++) {
+		why = hello_get_volume(
+			buf + METAFILE_AT_VOLUMES + i * HELLO_VOLUME, &id->volume[i]);
+		if (why)
+			return why;
+	}
+	return NULL;
 }
 
 /* NULL = valid. */
 static const char *metafile_decode(const uint8_t *buf, struct metadata *ret_m)
 {
 	struct metadata m = {0};
-	const uint8_t *v = buf + METAFILE_VOLUMES;
-	uint32_t flags = get_le32(buf + 52);
+	const char *why;
 
 	if (get_le64(buf) != METAFILE_MAGIC)
 		return "it is not a metadata file of Tandem";
 	if (get_le32(buf + METAFILE_SLOT - 4) != crc32c(buf, METAFILE_SLOT - 4))
 		return "checksum error";
-	if (get_le32(buf + 12) > 1)
+	if (get_le32(buf + 12) > METAFILE_VERSION)
 		return "it was written by a newer version of Tandem";
+	if (get_le32(buf + 8) < METAFILE_VERSION)
+		return "it is of version 1, which did not know whose data is whose: tandem init "
+		       "--force begins anew (the disks keep their content; a full sync follows)";
 	m.serial = get_le64(buf + 16);
-	memcpy(m.group.b, buf + 24, 16);
-	m.generation = get_le64(buf + 40);
-	m.role = get_le32(buf + 48);
-	m.consistent = flags & METAFILE_CONSISTENT;
-	m.superseded = flags & METAFILE_SUPERSEDED;
-	m.committed = get_le64(buf + 56);
-	m.seen = get_le64(buf + 64);
-	m.volumes = get_le32(buf + 72);
-	if (m.volumes < 1 || m.volumes > RECORD_MAX_VOLUMES || m.role > METAFILE_SECONDARY ||
-		(flags & ~(METAFILE_CONSISTENT | METAFILE_SUPERSEDED)))
-		return "field out of range";
-	for (uint32_t i = 0; i < m.volumes; i++, v += HELLO_VOLUME) {
-		m.volume[i].kind = get_le32(v);
-		m.volume[i].size = get_le64(v + 8);
-		memcpy(m.volume[i].name, v + 16, HELLO_NAME);
-		m.volume[i].name[HELLO_NAME - 1] = '\0';
-	}
-	*ret_m = m;
-	return NULL;
+	m.committed = get_le64(buf + 88);
+	m.seen = get_le64(buf + 96);
+	why = metafile_decode_identity(buf, &m.id);
+	if (!why)
+		*ret_m = m;
+	return why;
 }
 
 static int metafile_put(int fd, const struct metadata *m)

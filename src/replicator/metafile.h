@@ -9,20 +9,11 @@
 
 #include "core/hello.h"
 #include "util/error.h"
-#include "util/uuid.h"
-
-enum metafile_role { METAFILE_NONE = 0, METAFILE_PRIMARY = 1, METAFILE_SECONDARY = 2 };
 
 struct metadata {
 	uint64_t serial;
-	struct uuid group;
-	uint64_t generation;
-	enum metafile_role role; /* of the last run */
-	bool consistent;
-	bool superseded;
+	struct identity id;
 	uint64_t committed, seen; /* epochs */
-	uint32_t volumes;
-	struct hello_volume volume[RECORD_MAX_VOLUMES];
 };
 
 struct metafile {

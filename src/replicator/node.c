@@ -36,23 +36,37 @@ void node_set_reason(struct node *n, const char *fmt, ...)
 	va_end(ap);
 }
 
+int node_meta_update_locked(
+	struct node *n, void (*fn)(struct metadata *m, void *ctx), void *ctx, struct error *err)
+{
+	struct metadata m = n->meta.now;
+	int r;
+
+	fn(&m, ctx);
+	r = metafile_write(&n->meta, &m, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&n->lock);
+	n->unwritten = m.id.unwritten;
+	n->shared = m.id.shared;
+	pthread_mutex_unlock(&n->lock);
+	return 0;
+}
+
 int node_meta_update(
 	struct node *n, void (*fn)(struct metadata *m, void *ctx), void *ctx, struct error *err)
 {
-	struct metadata m;
 	int r;
 
 	pthread_mutex_lock(&n->meta_lock);
-	m = n->meta.now;
-	fn(&m, ctx);
-	r = metafile_write(&n->meta, &m, err);
+	r = node_meta_update_locked(n, fn, ctx, err);
 	pthread_mutex_unlock(&n->meta_lock);
 	return r;
 }
 
 static void node_note_superseded(struct metadata *m, void *ctx)
 {
-	m->superseded = true;
+	identity_supersede(&m->id, *(uint64_t *)ctx);
 }
 
 void node_supersede(struct node *n, uint64_t generation)
@@ -68,31 +82,25 @@ void node_supersede(struct node *n, uint64_t generation)
 	pthread_mutex_unlock(&n->lock);
 	log_error("the other node was promoted (generation %llu): this one serves no more writes",
 		(unsigned long long)generation);
-	if (node_meta_update(n, node_note_superseded, NULL, &err) < 0)
+	if (node_meta_update(n, node_note_superseded, &generation, &err) < 0)
 		log_error("%s", err.text);
 }
 
-void node_hello(struct node *n, enum hello_role role, struct hello *ret_hello)
+void node_hello(struct node *n, enum identity_role role, struct hello *ret_hello)
 {
 	struct hello h = {.version = HELLO_VERSION,
 		.compat = HELLO_VERSION,
-		.role = role,
-		.volumes = n->nvolumes,
 		.heartbeat_ms = (uint32_t)n->conf->heartbeat_ms};
 
-	snprintf(h.name, sizeof(h.name), "%s", n->conf->group);
-	for (unsigned i = 0; i < n->nvolumes; i++) {
-		h.volume[i].kind = HELLO_KIND_DISK;
-		h.volume[i].size = n->volumes[i].size;
-		snprintf(h.volume[i].name, sizeof(h.volume[i].name), "%s", n->volumes[i].name);
-	}
 	pthread_mutex_lock(&n->meta_lock);
-	h.group = n->meta.now.group;
-	h.generation = n->meta.now.generation;
+	h.id = n->meta.now.id;
 	h.committed = n->meta.now.committed;
 	h.seen = n->meta.now.seen;
-	h.consistent = n->meta.now.consistent;
 	pthread_mutex_unlock(&n->meta_lock);
+	h.id.role = role;
+	snprintf(h.id.name, sizeof(h.id.name), "%s", n->conf->group);
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		h.id.volume[i].size = n->volumes[i].size;
 	pthread_mutex_lock(&n->lock);
 	if (n->receiver) {
 		struct receiver_status st;
@@ -102,9 +110,10 @@ void node_hello(struct node *n, enum hello_role role, struct hello *ret_hello)
 		h.committed = st.core.committed;
 		if (h.seen < st.core.open)
 			h.seen = st.core.open;
+		(void)identity_settle(&h.id, h.committed);
 	}
 	pthread_mutex_unlock(&n->lock);
-	if (role == HELLO_PRIMARY)
+	if (role == IDENTITY_PRIMARY)
 		h.seen = 0;
 	*ret_hello = h;
 }
@@ -112,7 +121,7 @@ void node_hello(struct node *n, enum hello_role role, struct hello *ret_hello)
 /* The disks are those that init saw; a grown one is fine, it is as large as it is. */
 static int node_check_disks(struct node *n, struct error *err)
 {
-	const struct metadata *m = &n->meta.now;
+	const struct identity *m = &n->meta.now.id;
 
 	if (m->volumes != n->nvolumes)
 		return error_set(err, ERROR_STATE, -EINVAL,
@@ -135,33 +144,10 @@ static int node_check_disks(struct node *n, struct error *err)
 	return 0;
 }
 
-static void node_note_primary(struct metadata *m, void *ctx)
-{
-	if (uuid_is_zero(&m->group))
-		m->group = *(struct uuid *)ctx;
-	if (m->generation == 0)
-		m->generation = 1;
-	m->role = METAFILE_PRIMARY;
-	m->consistent = true;
-}
-
 static int node_start_primary(struct node *n, struct error *err)
 {
-	struct uuid fresh;
-	int r;
+	int r = node_become_primary(n, err);
 
-	if (n->meta.now.superseded)
-		return error_set(err, ERROR_STATE, -ESHUTDOWN,
-			"the other node was promoted: start this one with tandem secondary");
-	if (n->meta.now.role == METAFILE_SECONDARY)
-		return error_set(err, ERROR_STATE, -EPERM,
-			"this node was the secondary: start it with tandem secondary and use "
-			"tandem "
-			"promote");
-	r = uuid_generate(&fresh);
-	if (r < 0)
-		return error_code(err, r, "cannot make an identifier");
-	r = node_meta_update(n, node_note_primary, &fresh, err);
 	if (r == 0)
 		r = sender_new(n, &n->sender, err);
 	if (r < 0)
@@ -238,10 +224,20 @@ void node_stop(struct node *n, unsigned wait_ms)
 	r = n->receiver;
 	s = n->sender;
 	pthread_mutex_unlock(&n->lock);
-	if (s)
+	if (s) {
 		sender_stop(s, wait_ms);
+		node_note_clean(n);
+	}
 	if (r)
 		receiver_stop(r);
+}
+
+void node_end(struct node *n)
+{
+	pthread_mutex_lock(&n->lock);
+	n->ended = true;
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
 }
 
 struct node *node_free(struct node *n)

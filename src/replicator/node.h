@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "conf/conf.h"
+#include "core/hello.h"
 #include "core/primary.h"
 #include "core/rangelock.h"
 #include "core/replica.h"
@@ -43,6 +44,7 @@ struct volume {
 	struct backing *backing;
 	uint64_t size;           /* bytes */
 	struct rangelock ranges; /* (L) */
+	unsigned changing;       /* (L) changes of clients in flight */
 	pthread_cond_t granted;  /* with node.lock */
 	struct snapshots snapshots;
 };
@@ -68,7 +70,10 @@ struct node {
 	enum node_role role;             /* (L) */
 	_Atomic enum node_access access; /* changed under lock */
 	char reason[256];                /* (L) why it is in its state, for status */
-	bool stopping;                   /* (L) */
+	bool stopping;                   /* (L) new changes wait */
+	bool ended;                      /* (L) and are refused */
+	bool unwritten, shared;          /* (L) as in meta.id: what a first write must look at */
+	bool crashed;                    /* the last run was a primary's and did not end in order */
 
 	struct sender *sender;     /* (L) primary, also after a promotion */
 	struct receiver *receiver; /* (L) secondary; NULL again once a promotion has drained */
@@ -88,11 +93,26 @@ void node_changed(struct node *n);
 /* Under lock. */
 void node_set_reason(struct node *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* After node_stop, once no client can see it: changes that wait are refused. */
+void node_end(struct node *n);
+
 /* This node's HELLO.  Takes meta_lock. */
-void node_hello(struct node *n, enum hello_role role, struct hello *ret_hello);
-/* Changes the metadata durably through fn(m, ctx). Takes meta_lock. */
+void node_hello(struct node *n, enum identity_role role, struct hello *ret_hello);
+/* Changes the metadata durably through fn(m, ctx). Takes meta_lock; _locked: it is held. */
 int node_meta_update(
 	struct node *n, void (*fn)(struct metadata *m, void *ctx), void *ctx, struct error *err);
+int node_meta_update_locked(
+	struct node *n, void (*fn)(struct metadata *m, void *ctx), void *ctx, struct error *err);
+
+/* --- node_identity.c: what the generations ask of a running node (core/identity.h) --- */
+
+/* May it be started as a primary?  Then it is one, durably. */
+int node_become_primary(struct node *n, struct error *err);
+/* Before the first change of a generation that is shared or unwritten, without locks: notes it
+ * durably.  Negative: the change must not happen. */
+int node_note_write(struct node *n);
+/* Orderly end of a primary; the images are flushed. */
+void node_note_clean(struct node *n);
 
 /* The peer was promoted by force, to this generation: no request is served any more. */
 void node_supersede(struct node *n, uint64_t generation);

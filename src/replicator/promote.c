@@ -8,24 +8,24 @@
 
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
+#include "util/bytes.h"
 #include "util/clock.h"
 #include "util/log.h"
 
 struct promote_meta {
-	uint64_t generation, committed;
+	uint64_t committed, fresh;
+	uint64_t generation; /* result */
 };
 
 static void promote_note(struct metadata *m, void *ctx)
 {
-	const struct promote_meta *p = ctx;
+	struct promote_meta *p = ctx;
 
-	m->generation = p->generation;
+	(void)identity_settle(&m->id, p->committed);
+	identity_promote(&m->id, p->fresh);
+	p->generation = m->id.current.number;
 	m->committed = p->committed;
-	if (m->seen < p->committed)
-		m->seen = p->committed;
-	m->role = METAFILE_PRIMARY;
-	m->consistent = true;
-	m->superseded = false;
+	m->seen = max_u64(m->seen, p->committed);
 }
 
 /* A link on which something is heard from now on refuses; one that is silent gets peer-timeout-ms
@@ -78,11 +78,14 @@ int promote(struct node *n, bool force, struct promotion *ret_promotion, struct 
 	r = promote_check(n, force, err);
 	if (r < 0)
 		return r;
+	r = uuid_random64(&note.fresh);
+	if (r < 0)
+		return error_code(err, r, "cannot make an identifier");
 	r = sender_new(n, &s, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&n->meta_lock);
-	note.generation = n->meta.now.generation + 1;
+	note.generation = n->meta.now.id.top + 1; /* nothing is accepted from here on */
 	pthread_mutex_unlock(&n->meta_lock);
 	pthread_mutex_lock(&n->lock);
 	receiver_discard(

@@ -110,6 +110,24 @@ static int receiver_reset_journal(struct receiver *r, struct journal_header *h, 
 	return e < 0 ? error_code(err, e, "journal: cannot write its header") : 0;
 }
 
+static void receiver_note_settled(struct metadata *m, void *ctx)
+{
+	(void)identity_settle(&m->id, *(uint64_t *)ctx);
+}
+
+int receiver_settle(struct receiver *r, uint64_t committed, struct error *err)
+{
+	struct node *n = r->n;
+	int e = 0;
+
+	pthread_mutex_lock(&n->meta_lock);
+	if (!identity_is_none(&n->meta.now.id.next.generation) &&
+		committed > n->meta.now.id.next.floor)
+		e = node_meta_update_locked(n, receiver_note_settled, &committed, err);
+	pthread_mutex_unlock(&n->meta_lock);
+	return e;
+}
+
 static int receiver_load(struct receiver *r, struct error *err)
 {
 	struct node *n = r->n;
@@ -123,7 +141,7 @@ static int receiver_load(struct receiver *r, struct error *err)
 	struct journal_header h = {0};
 	struct replica_status st;
 	/* What was written as a primary is no committed state of a secondary. */
-	bool committed = m->consistent && m->role != METAFILE_PRIMARY;
+	bool committed = m->id.consistent && m->id.role != IDENTITY_PRIMARY && m->committed > 0;
 	const char *why;
 	int e;
 
@@ -141,6 +159,9 @@ static int receiver_load(struct receiver *r, struct error *err)
 	if (e < 0)
 		return error_set(err, ERROR_IO, e, "journal: cannot recover: %s", why);
 	replica_get_status(r->core, &st);
+	e = receiver_settle(r, st.committed, err);
+	if (e < 0)
+		return e;
 	if (st.unapplied)
 		log_info("journal: %llu committed epochs are replayed to the disks (up to epoch "
 			 "%llu)",

@@ -64,9 +64,8 @@ struct receiver {
 	struct listener *listener;
 	struct candidate candidates[RECEIVER_CANDIDATES];
 	struct link link;
-	uint64_t session_generation; /* (L) of the primary's data */
-	bool blocked;                /* no room to receive */
-	uint64_t refused_said;       /* when a refusal was logged last */
+	bool blocked;          /* no room to receive */
+	uint64_t refused_said; /* when a refusal was logged last */
 };
 
 /* journal_io.c */
@@ -79,6 +78,10 @@ void journal_io_submit(struct receiver *r);
 void journal_io_reap(struct receiver *r);
 /* Creates the file (init.c). */
 int journal_io_create(const char *path, uint64_t size, bool force, struct error *err);
+
+/* What the sync of the session has brought is this node's own, once it is committed
+ * (core/identity.h): noted durably.  Takes meta_lock. */
+int receiver_settle(struct receiver *r, uint64_t committed, struct error *err);
 
 void *receiver_main(void *arg);
 void *applier_main(void *arg);

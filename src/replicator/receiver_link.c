@@ -161,29 +161,30 @@ static void receiver_reject(struct receiver *r, struct candidate *c, const char 
 }
 
 struct receiver_accepted {
-	struct uuid group;
+	const struct hello *peer, *own;
+	bool full;
 };
 
-static void receiver_note_group(struct metadata *m, void *ctx)
+static void receiver_note_accepted(struct metadata *m, void *ctx)
 {
 	const struct receiver_accepted *a = ctx;
 
-	m->group = a->group;
-	if (m->role != METAFILE_SECONDARY)
-		m->consistent = false;
-	m->role = METAFILE_SECONDARY;
-	m->superseded = false;
+	(void)identity_settle(&m->id, a->own->committed);
+	/* What was written as a primary is an image, not a committed epoch of the journal. */
+	if (m->id.role == IDENTITY_PRIMARY)
+		m->committed = 0;
+	identity_accept(&m->id, &a->peer->id, a->full, max_u64(a->own->seen, a->own->committed));
 }
 
 /* The candidate becomes the session. */
-static void receiver_accept(
-	struct receiver *r, struct candidate *c, const struct hello *peer, const struct hello *own)
+static void receiver_accept(struct receiver *r, struct candidate *c, const struct hello *peer,
+	const struct hello *own, const struct identity_decision *how)
 {
-	struct receiver_accepted a = {peer->group};
+	struct receiver_accepted a = {peer, own, true}; /* in place, every block */
 	struct node *n = r->n;
 	struct error err;
 
-	if (node_meta_update(n, receiver_note_group, &a, &err) < 0) {
+	if (node_meta_update(n, receiver_note_accepted, &a, &err) < 0) {
 		receiver_reject(r, c, err.text, true);
 		return;
 	}
@@ -193,7 +194,6 @@ static void receiver_accept(
 	(void)link_put_hello(&r->link, own); /* the first: it fits */
 	pthread_mutex_lock(&n->lock);
 	replica_session_begin(r->core);
-	r->session_generation = peer->generation;
 	r->connected = true;
 	r->tls = transport_is_tls(r->link.transport);
 	snprintf(r->peer, sizeof(r->peer), "%s", transport_peer(r->link.transport));
@@ -201,16 +201,17 @@ static void receiver_accept(
 	node_set_reason(n, "%s", "");
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
-	log_info("primary at %s accepted%s", r->peer, r->tls ? " (TLS)" : "");
+	log_info("primary at %s accepted%s, generation %llu: %s", r->peer, r->tls ? " (TLS)" : "",
+		(unsigned long long)peer->id.current.number, how->text);
 }
 
 static void receiver_hear_candidate(struct receiver *r, struct candidate *c)
 {
+	struct identity_decision how;
 	struct hello own, peer;
 	const uint8_t *payload;
 	struct record rec;
 	const char *why;
-	char text[256];
 	bool closed;
 	int e;
 
@@ -229,18 +230,21 @@ static void receiver_hear_candidate(struct receiver *r, struct candidate *c)
 	      : c->link.in_len         ? "it went on before it was accepted"
 				       : hello_decode(payload, rec.payload, &peer);
 	if (!why) {
-		node_hello(r->n, HELLO_SECONDARY, &own);
-		why = hello_refuse(&peer, &own, text, sizeof(text));
+		node_hello(r->n, IDENTITY_SECONDARY, &own);
+		identity_decide(&peer.id, &own.id, &how);
+		why = identity_refused(&how) ? how.text : NULL;
 	}
 	pthread_mutex_lock(&r->n->lock);
 	closed = r->disconnected;
+	if (why && !closed && !r->connected)
+		node_set_reason(r->n, "a primary was refused: %s", why);
 	pthread_mutex_unlock(&r->n->lock);
 	if (!why && closed)
 		why = "this secondary was disconnected by command";
 	if (why)
 		receiver_reject(r, c, why, true);
 	else
-		receiver_accept(r, c, &peer, &own);
+		receiver_accept(r, c, &peer, &own, &how);
 }
 
 static void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t now)

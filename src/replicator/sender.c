@@ -168,6 +168,11 @@ void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const v
 	}
 }
 
+bool sender_replicating(const struct sender *s)
+{
+	return primary_replicating(&s->core);
+}
+
 int sender_cut(struct sender *s, uint64_t *ret_epoch)
 {
 	int r = primary_cut(&s->core, clock_ns(), ret_epoch);

@@ -34,6 +34,8 @@ uint8_t *sender_change(struct sender *s, struct record *rec);
 /* Copies the payload (NULL = none) and publishes; not under the lock. */
 void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const void *payload);
 
+/* (L) Whether changes go to the secondary now. */
+bool sender_replicating(const struct sender *s);
 /* (L) Ends the open epoch; 0, -ENOTCONN (not replicating), -EBUSY (syncing), -EAGAIN. */
 int sender_cut(struct sender *s, uint64_t *ret_epoch);
 /* (L) */

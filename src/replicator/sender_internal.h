@@ -30,6 +30,7 @@ struct sender {
 
 	/* the link thread's own */
 	struct link link;
+	struct identity_generation generation; /* that our hello named */
 	char last_error[600];
 	uint64_t backoff_ns;
 

@@ -119,7 +119,8 @@ static int sender_goodbye(
 }
 
 /* Sends ours, waits for theirs, decides. */
-static int sender_hello(struct sender *s, struct hello *ret_peer, struct error *err)
+static int sender_hello(struct sender *s, struct hello *ret_peer, struct identity_decision *ret_how,
+	struct error *err)
 {
 	uint64_t end = clock_ns() + SENDER_HANDSHAKE;
 	struct link *l = &s->link;
@@ -127,10 +128,10 @@ static int sender_hello(struct sender *s, struct hello *ret_peer, struct error *
 	const uint8_t *payload;
 	struct record rec;
 	const char *why;
-	char buf[256];
 	int r;
 
-	node_hello(s->n, HELLO_PRIMARY, &own);
+	node_hello(s->n, IDENTITY_PRIMARY, &own);
+	s->generation = own.id.current;
 	(void)link_put_hello(l, &own); /* the buffer is empty: it fits */
 	for (;;) {
 		r = link_write(l, clock_ns());
@@ -155,8 +156,10 @@ static int sender_hello(struct sender *s, struct hello *ret_peer, struct error *
 		return error_set(err, ERROR_PEER, -EPROTO,
 			"the peer began with %s, not with a hello", record_type_name(rec.type));
 	why = hello_decode(payload, rec.payload, ret_peer);
-	if (!why)
-		why = hello_refuse(&own, ret_peer, buf, sizeof(buf));
+	if (!why) {
+		identity_decide(&own.id, &ret_peer->id, ret_how);
+		why = identity_refused(ret_how) ? ret_how->text : NULL;
+	}
 	if (why) {
 		s->backoff_ns = SENDER_BACKOFF_REFUSED;
 		link_goodbye(l, RECORD_GOODBYE_REFUSED, 0, why);
@@ -165,28 +168,54 @@ static int sender_hello(struct sender *s, struct hello *ret_peer, struct error *
 	return 0;
 }
 
-static void sender_note_seen(struct metadata *m, void *ctx)
+struct sender_session_note {
+	const struct identity *peer;
+	bool full;
+	uint64_t seen;
+};
+
+static void sender_note_session(struct metadata *m, void *ctx)
 {
-	m->seen = *(uint64_t *)ctx;
+	const struct sender_session_note *note = ctx;
+
+	identity_session(&m->id, note->peer, note->full);
+	m->seen = note->seen;
 }
 
-static int sender_begin(struct sender *s, const struct hello *peer, struct error *err)
+static void sender_note_synced(struct metadata *m, void *ctx)
 {
+	identity_synced(&m->id);
+}
+
+/* -EAGAIN: a guest's write was faster, and has begun a generation that our hello did not name. */
+static int sender_begin(struct sender *s, const struct hello *peer,
+	const struct identity_decision *how, struct error *err)
+{
+	struct sender_session_note note = {.peer = &peer->id, .full = true};
 	struct node *n = s->n;
 	uint64_t floor, total = 0;
 	int r;
 
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		total += n->volumes[i].size;
-	pthread_mutex_lock(&n->meta_lock);
-	floor = max_u64(max_u64(peer->seen, peer->committed), n->meta.now.seen);
-	pthread_mutex_unlock(&n->meta_lock);
 	/* No writer is between change and publish while solo, but for the last ones of before. */
 	while (atomic_load_explicit(&s->publishing, memory_order_acquire))
 		sender_wait(s, 0, NS_PER_MS / 10);
+	/* Held until the session has begun: node_note_write must not come in between. */
+	pthread_mutex_lock(&n->meta_lock);
+	floor = max_u64(max_u64(peer->seen, peer->committed), n->meta.now.seen);
+	/* Epoch numbers only grow, also over a restart: a bound is noted, not each one. */
+	note.seen = max_u64(floor, s->core.open) + 1 + (1ull << 20);
+	if (!identity_same(&n->meta.now.id.current, &s->generation))
+		r = error_set(err, ERROR_PEER, -EAGAIN, "a new generation has begun meanwhile");
+	else
+		r = node_meta_update_locked(n, sender_note_session, &note, err);
+	if (r < 0) {
+		pthread_mutex_unlock(&n->meta_lock);
+		return r;
+	}
 	pthread_mutex_lock(&n->lock);
 	primary_session_begin(&s->core, floor, total, peer->journal / 4);
-	floor = s->core.open;
 	s->sync_done = s->sync_sent = s->sync_rate = 0;
 	s->sync_total = total;
 	s->connected = true;
@@ -195,16 +224,13 @@ static int sender_begin(struct sender *s, const struct hello *peer, struct error
 	node_set_reason(n, "full sync");
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
-	/* Epoch numbers only grow, also over a restart: a bound is noted, not each one. */
-	floor += 1ull << 20;
-	r = node_meta_update(n, sender_note_seen, &floor, err);
-	if (r == 0) {
-		r = sync_start(s);
-		if (r < 0)
-			error_code(err, r, "sync: cannot start a thread");
-	}
-	log_info("link to %s (%s%s) is up: full sync of %u disk%s begins", n->peer->name, s->peer,
-		s->tls ? ", TLS" : "", n->nvolumes, n->nvolumes == 1 ? "" : "s");
+	pthread_mutex_unlock(&n->meta_lock);
+	r = sync_start(s);
+	if (r < 0)
+		error_code(err, r, "sync: cannot start a thread");
+	log_info("link to %s (%s%s) is up: full sync of %u disk%s begins: %s", n->peer->name,
+		s->peer, s->tls ? ", TLS" : "", n->nvolumes, n->nvolumes == 1 ? "" : "s",
+		how->text);
 	return r;
 }
 
@@ -238,8 +264,12 @@ static int sender_hear(struct sender *s, struct error *err)
 		pthread_mutex_unlock(&n->lock);
 		if (why)
 			break;
-		if (done)
-			log_info("full sync is committed: the group is protected");
+		if (!done)
+			continue;
+		r = node_meta_update(n, sender_note_synced, NULL, err);
+		if (r < 0)
+			return r;
+		log_info("full sync is committed: the group is protected");
 	}
 	if (why)
 		return error_set(err, ERROR_PEER, -EPROTO, "the peer sends garbage: %s", why);
@@ -379,13 +409,14 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 static void sender_try(struct sender *s)
 {
 	struct error err = {0};
+	struct identity_decision how;
 	struct hello peer;
 	char what[256];
 	int r;
 
 	r = sender_open(s, &err);
 	if (r == 0)
-		r = sender_hello(s, &peer, &err);
+		r = sender_hello(s, &peer, &how, &err);
 	if (r < 0) {
 		link_close(&s->link);
 		snprintf(what, sizeof(what), "no link to %s (%s:%s)", s->n->peer->name,
@@ -395,7 +426,7 @@ static void sender_try(struct sender *s)
 	}
 	s->backoff_ns = SENDER_BACKOFF_MIN;
 	s->last_error[0] = '\0';
-	r = sender_begin(s, &peer, &err);
+	r = sender_begin(s, &peer, &how, &err);
 	if (r == 0)
 		r = sender_session(s, &err);
 	sender_end(s, r, &err);

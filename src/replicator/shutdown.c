@@ -68,6 +68,7 @@ static void *shutdown_main(void *arg)
 	node_stop(n, SHUTDOWN_WAIT_MS);
 	if (!shutdown_over)
 		shutdown_clients(n);
+	node_end(n);
 	return NULL;
 }
 

@@ -92,7 +92,7 @@ json_t *answer_status(struct node *n)
 
 	status_look(n, &l);
 	pthread_mutex_lock(&n->meta_lock);
-	generation = n->meta.now.generation;
+	generation = n->meta.now.id.current.number;
 	pthread_mutex_unlock(&n->meta_lock);
 	heard = l.primary ? l.s.heard_ns : l.r.heard_ns;
 	json_object_set_new(o, "group", json_string(n->conf->group));

@@ -21,18 +21,35 @@ struct volume_change {
 	uint8_t *slot; /* NULL: not replicated */
 };
 
-/* node.lock is held.  0, or -ESHUTDOWN. */
+/* node.lock is held, and let go for what a first write has to note: once per link loss or
+ * promotion (core/identity.h).  0, or negative errno. */
 static int volume_change_begin(struct volume *v, struct volume_change *c)
 {
 	struct node *n = v->node;
+	int r = 0;
 
+	/* Who stops the node closes the clients' connections before it lets go of us. */
+	while (n->stopping && !n->ended)
+		pthread_cond_wait(&n->changed, &n->lock);
+	v->changing++;
 	volume_lock_range(v, &c->range, c->rec.offset, c->rec.length);
-	if (n->access != NODE_ACCESS_PRIMARY) {
-		volume_unlock_range(v, &c->range);
-		return -ESHUTDOWN;
+	for (;;) {
+		if (n->ended || n->access != NODE_ACCESS_PRIMARY)
+			r = -ESHUTDOWN;
+		c->slot = NULL;
+		if (r == 0 && !n->unwritten && n->sender)
+			c->slot = sender_change(n->sender, &c->rec);
+		if (c->slot || r < 0 || !identity_write_due(n->unwritten, n->shared, true))
+			break;
+		pthread_mutex_unlock(&n->lock);
+		r = node_note_write(n);
+		pthread_mutex_lock(&n->lock);
 	}
-	c->slot = n->sender ? sender_change(n->sender, &c->rec) : NULL;
-	return 0;
+	if (r < 0) {
+		volume_unlock_range(v, &c->range);
+		v->changing--;
+	}
+	return r;
 }
 
 /* A write that failed leaves unknown content: what is there now follows in the stream, so that both
@@ -71,6 +88,7 @@ static void volume_change_end(struct volume *v, struct volume_change *c, int fai
 		volume_send_actual(v, c->rec.offset, c->rec.length);
 	pthread_mutex_lock(&v->node->lock);
 	volume_unlock_range(v, &c->range);
+	v->changing--;
 	pthread_mutex_unlock(&v->node->lock);
 }
 

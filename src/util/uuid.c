@@ -19,6 +19,17 @@ int uuid_generate(struct uuid *ret_uuid)
 	return 0;
 }
 
+int uuid_random64(uint64_t *ret_number)
+{
+	uint64_t v = 0;
+
+	while (v == 0)
+		if (getrandom(&v, sizeof(v), 0) != (ssize_t)sizeof(v))
+			return -EIO;
+	*ret_number = v;
+	return 0;
+}
+
 void uuid_format(const struct uuid *u, char text[UUID_TEXT_SIZE])
 {
 	char *p = text;

@@ -16,5 +16,7 @@ int uuid_generate(struct uuid *ret_uuid);
 void uuid_format(const struct uuid *u, char text[UUID_TEXT_SIZE]);
 bool uuid_equal(const struct uuid *a, const struct uuid *b);
 bool uuid_is_zero(const struct uuid *u);
+/* A random number that is not 0. */
+int uuid_random64(uint64_t *ret_number);
 
 #endif

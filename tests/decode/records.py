@@ -46,7 +46,7 @@ class Rule:
 
 
 RULES = {
-    HELLO: Rule("HELLO", _P | _S, max_payload=152 + 64 * 80),
+    HELLO: Rule("HELLO", _P | _S, max_payload=512 + 64 * 96),
     WRITE: Rule("WRITE", _P | _J, frozenset(("volume", "epoch", "offset", "length")), FLAG_SYNC,
                 MAX_PAYLOAD),
     ZERO: Rule("ZERO", _P | _J, frozenset(("volume", "epoch", "offset", "length")),
@@ -162,14 +162,28 @@ def parse(data, position, place, seq=None):
 class Hello:
     role: str
     group: bytes
-    generation: int
+    current: tuple  # (number, id)
+    base: tuple
+    history: list
+    top: int
     committed: int
     journal: int
     seen: int
-    consistent: bool
+    flags: set
     heartbeat_ms: int
     name: str
-    volumes: list  # of (name, size)
+    volumes: list  # of (name, size, uuid)
+
+
+HELLO_FIXED, HELLO_VOLUME, HELLO_HISTORY = 512, 96, 16
+HELLO_FLAGS = ("consistent", "syncing", "unwritten", "yielded", "tracked")
+
+
+def _generation(body, at, position):
+    number, ident = struct.unpack_from("<QQ", body, at)
+    if number > MAX_NUMBER or (number == 0) != (ident == 0):
+        raise Violation(position + at, "generation %d with id %x" % (number, ident))
+    return number, ident
 
 
 def _parse_name(field, position, what):
@@ -182,41 +196,59 @@ def _parse_name(field, position, what):
 def parse_hello(rec):
     """The payload of a HELLO."""
     body, at = rec.payload, rec.position + HEADER
-    if len(body) < 152:
+    if len(body) < 16:
         raise Violation(at, "HELLO of %d bytes" % len(body))
-    (version, compat, role, count, group, generation, committed, journal, seen, flags, heartbeat,
-     name, reserved) = struct.unpack("<4I16s4QII64s16s", body[:152])
-    if not compat <= 1 <= version:
-        raise Violation(at, "versions %d..%d do not hold 1" % (compat, version))
+    version, compat, role, count, = struct.unpack_from("<4I", body)
+    if not compat <= 2 <= version:
+        raise Violation(at, "versions %d..%d do not hold 2" % (compat, version))
+    if len(body) < HELLO_FIXED:
+        raise Violation(at, "HELLO of %d bytes" % len(body))
+    (group, top, committed, journal, seen, flags, heartbeat, nhistory, zero,
+     name) = struct.unpack_from("<16s32x4Q4I64s", body, 16)
     if role not in (1, 2):
         raise Violation(at + 8, "role %d" % role)
     if not 1 <= count <= 64:
         raise Violation(at + 12, "%d volumes" % count)
-    if len(body) != 152 + 80 * count:
+    if len(body) != HELLO_FIXED + HELLO_VOLUME * count:
         raise Violation(at + 12, "HELLO of %d bytes for %d volumes" % (len(body), count))
-    if flags & ~1:
-        raise Violation(at + 64, "unknown flags 0x%x" % flags)
-    if any(reserved):
-        raise Violation(at + 136, "reserved field is not zero")
+    if flags >> len(HELLO_FLAGS):
+        raise Violation(at + 96, "unknown flags 0x%x" % flags)
+    if zero or any(body[432:HELLO_FIXED]):
+        raise Violation(at + 432, "reserved field is not zero")
+    current, base = _generation(body, 32, at), _generation(body, 48, at)
+    if nhistory > HELLO_HISTORY:
+        raise Violation(at + 104, "history of %d" % nhistory)
+    history = [_generation(body, 176 + 16 * i, at) for i in range(HELLO_HISTORY)]
+    above = current[0] or MAX_NUMBER + 1
+    for i, (number, _) in enumerate(history):
+        if i < nhistory and not 0 < number < above or i >= nhistory and number:
+            raise Violation(at + 176 + 16 * i, "generation %d in place %d of the history" %
+                            (number, i))
+        above = number
+    if top > MAX_NUMBER or top < max(current[0], base[0]):
+        raise Violation(at + 64, "highest generation %d below the current one or the base" % top)
     if role == 1 and (journal or seen):
-        raise Violation(at + 48, "a primary has no journal and no newest epoch seen")
-    for field, number in ((32, generation), (40, committed), (56, seen)):
+        raise Violation(at + 80, "a primary has no journal and no newest epoch seen")
+    for field, number in ((72, committed), (88, seen)):
         if number > MAX_NUMBER:
             raise Violation(at + field, "number out of range")
     if role == 2 and seen < committed:
-        raise Violation(at + 56, "committed an epoch above the newest ever seen")
-    group_name = _parse_name(name, at + 72, "the group's name")
+        raise Violation(at + 88, "committed an epoch above the newest ever seen")
+    group_name = _parse_name(name, at + 112, "the group's name")
     volumes = []
     for i in range(count):
-        where = at + 152 + 80 * i
-        kind, zero, size, label = struct.unpack("<IIQ64s", body[152 + 80 * i:232 + 80 * i])
-        if kind != 1 or zero:
+        where = HELLO_FIXED + HELLO_VOLUME * i
+        kind, zero, size, uuid, label = struct.unpack_from("<IIQ16s64s", body, where)
+        where += at
+        if kind not in (1, 2, 3) or zero:
             raise Violation(where, "volume of kind %d, reserved %d" % (kind, zero))
         if size > MAX_NUMBER:
             raise Violation(where + 8, "size out of range")
-        label = _parse_name(label, where + 16, "a volume's name")
+        label = _parse_name(label, where + 32, "a volume's name")
         if label in [v[0] for v in volumes]:
-            raise Violation(where + 16, "two volumes of one name")
-        volumes.append((label, size))
-    return Hello(PRIMARY if role == 1 else SECONDARY, group, generation, committed, journal, seen,
-                 bool(flags & 1), heartbeat, group_name.decode("utf-8", "replace"), volumes)
+            raise Violation(where + 32, "two volumes of one name")
+        volumes.append((label, size, uuid))
+    return Hello(PRIMARY if role == 1 else SECONDARY, group, current, base, history[:nhistory], top,
+                 committed, journal, seen,
+                 {f for i, f in enumerate(HELLO_FLAGS) if flags >> i & 1}, heartbeat,
+                 group_name.decode("utf-8", "replace"), volumes)

@@ -229,7 +229,7 @@ class Program(unittest.TestCase):
             self.assertEqual(code, 1)
             code, out, err = self.run_main("stream", paths["p"], paths["cut"])
             self.assertEqual(code, 1)
-            self.assertEqual(err, "%s: at byte 6656: the bytes end within a payload\n" %
+            self.assertEqual(err, "%s: at byte 7048: the bytes end within a payload\n" %
                              paths["cut"])
             self.assertEqual(self.run_main("stream", "--cut", paths["cut"], paths["empty"])[0], 0)
             self.assertEqual(self.run_main("stream", paths["empty"])[0], 1)

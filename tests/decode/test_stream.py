@@ -169,16 +169,22 @@ SECONDARY_FIELDS = [
 # What the payload of a HELLO may not be.
 HELLO_FIELDS = [
     (dict(role=3), "role 3"), (dict(role=0), "role 0"),
-    (dict(version=0), "versions"), (dict(compat=2, version=2), "versions"),
+    (dict(version=1, compat=1), "versions"), (dict(compat=3, version=3), "versions"),
     (dict(count=0), "0 volumes"), (dict(count=65), "65 volumes"),
-    (dict(count=1), "HELLO of 312 bytes for 1 volumes"),
-    (dict(flags=2), "unknown flags"), (dict(reserved=b"\0" * 15 + b"\1"), "reserved field"),
+    (dict(count=1), "HELLO of 704 bytes for 1 volumes"),
+    (dict(flags=32), "unknown flags"), (dict(reserved=b"\0" * 79 + b"\1"), "reserved field"),
+    (dict(zero=1), "reserved field"), (dict(current=(3, 0)), "generation 3 with id 0"),
+    (dict(base=(0, 5)), "generation 0 with id 5"), (dict(top=2), "highest generation 2"),
+    (dict(nhistory=17), "history of 17"), (dict(nhistory=1), "generation 1 in place 1"),
+    (dict(nhistory=3), "generation 0 in place 2"),
+    (dict(history=((3, 9),)), "generation 3 in place 0"),
+    (dict(history=((2, 9), (2, 8))), "generation 2 in place 1"),
     (dict(journal=1), "a primary has no journal"), (dict(seen=1), "a primary has no journal"),
-    (dict(generation=(1 << 62) + 1), "out of range"),
+    (dict(current=((1 << 62) + 1, 7), top=(1 << 62) + 1), "generation 4611686018427387905"),
     (dict(committed=(1 << 62) + 1), "out of range"),
     (dict(name=b""), "the group's name"), (dict(name=b"vm\0x"), "the group's name"),
     (dict(name=b"x" * 64), "the group's name"),
-    (dict(volumes=((b"vda", SIZE, 2, 0), (b"vdb", SIZE))), "volume of kind 2"),
+    (dict(volumes=((b"vda", SIZE, 4, 0), (b"vdb", SIZE))), "volume of kind 4"),
     (dict(volumes=((b"vda", SIZE, 1, 1), (b"vdb", SIZE))), "reserved 1"),
     (dict(volumes=((b"vda", SIZE), (b"vda", SIZE))), "two volumes of one name"),
     (dict(volumes=((b"vda", SIZE), (b"", SIZE))), "a volume's name"),
@@ -210,7 +216,7 @@ class Fields(Base):
                 change = dict(change)
                 body = hello_payload(change.pop("role", 1), **change)
                 self.refuse(samples.join([plain(HELLO, payload=body)]), reason)
-        for length in (0, 151, 152, 311, 313):
+        for length in (0, 15, 16, 511, 512, 703, 705):
             body = (hello_payload(1) + b"\0")[:length]
             self.refuse(samples.join([plain(HELLO, payload=body)]), "HELLO of")
 

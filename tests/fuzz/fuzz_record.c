@@ -30,8 +30,8 @@ static void fuzz_hello(const uint8_t *payload, uint32_t len)
 
 	if (hello_decode(payload, len, &h))
 		return;
-	FUZZ_REQUIRE(h.volumes >= 1 && h.volumes <= RECORD_MAX_VOLUMES);
-	FUZZ_REQUIRE(strnlen(h.name, HELLO_NAME) < HELLO_NAME);
+	FUZZ_REQUIRE(h.id.volumes >= 1 && h.id.volumes <= RECORD_MAX_VOLUMES);
+	FUZZ_REQUIRE(strnlen(h.id.name, IDENTITY_NAME) < IDENTITY_NAME);
 	(void)hello_encode(again, &h);
 	FUZZ_REQUIRE(memcmp(again + RECORD_HEADER_SIZE, payload, len) == 0);
 }

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the generations ask of a running node: start as a primary, the first write alone, the end.
+ * The rules are in core/identity.h; here they are made durable. */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include "replicator/node.h"
+#include "replicator/sender.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+struct node_fresh {
+	uint64_t id;
+	bool alone;
+	struct uuid group, volume[RECORD_MAX_VOLUMES];
+};
+
+static int node_fresh_uuid(struct uuid *u, struct error *err)
+{
+	int r = uuid_generate(u);
+
+	return r < 0 ? error_code(err, r, "cannot make an identifier") : 0;
+}
+
+static void node_note_primary(struct metadata *m, void *ctx)
+{
+	const struct node_fresh *f = ctx;
+
+	if (uuid_is_zero(&m->id.group))
+		m->id.group = f->group;
+	for (uint32_t i = 0; i < m->id.volumes; i++)
+		if (uuid_is_zero(&m->id.volume[i].uuid))
+			m->id.volume[i].uuid = f->volume[i];
+	identity_start_primary(&m->id, f->id);
+}
+
+int node_become_primary(struct node *n, struct error *err)
+{
+	const struct identity *id = &n->meta.now.id;
+	const char *why = identity_refuse_primary(id);
+	struct node_fresh f = {.alone = true};
+	int r;
+
+	if (why)
+		return error_set(err, ERROR_STATE, -EPERM, "%s", why);
+	n->crashed = id->role == IDENTITY_PRIMARY && !id->clean;
+	if (n->crashed)
+		log_warning("the last run as the primary did not end in order");
+	r = uuid_random64(&f.id);
+	if (r < 0)
+		return error_code(err, r, "cannot make an identifier");
+	r = node_fresh_uuid(&f.group, err);
+	for (uint32_t i = 0; r == 0 && i < id->volumes; i++)
+		r = node_fresh_uuid(&f.volume[i], err);
+	return r < 0 ? r : node_meta_update(n, node_note_primary, &f, err);
+}
+
+static void node_note_written(struct metadata *m, void *ctx)
+{
+	const struct node_fresh *f = ctx;
+
+	identity_write(&m->id, f->alone, f->id);
+}
+
+int node_note_write(struct node *n)
+{
+	struct node_fresh f = {0};
+	struct error err;
+	uint64_t before;
+	bool due;
+	int r;
+
+	/* sender_begin holds meta_lock too: a session does not begin in between. */
+	pthread_mutex_lock(&n->meta_lock);
+	pthread_mutex_lock(&n->lock);
+	f.alone = !n->sender || !sender_replicating(n->sender);
+	due = identity_write_due(n->unwritten, n->shared, f.alone);
+	pthread_mutex_unlock(&n->lock);
+	before = n->meta.now.id.current.number;
+	r = due ? uuid_random64(&f.id) : 0;
+	if (r == 0 && due) {
+		r = node_meta_update_locked(n, node_note_written, &f, &err);
+		if (r < 0)
+			log_error("%s; the write fails", err.text);
+	}
+	if (r == 0 && n->meta.now.id.current.number != before)
+		log_info("generation %llu begins: written to without the secondary",
+			(unsigned long long)n->meta.now.id.current.number);
+	pthread_mutex_unlock(&n->meta_lock);
+	return r;
+}
+
+static void node_note_stopped(struct metadata *m, void *ctx)
+{
+	identity_stop(&m->id);
+}
+
+/* Changes that were begun before the node was told to stop. */
+static void node_wait_changes(struct node *n)
+{
+	const struct timespec ts = {0, (long)NS_PER_MS};
+	bool any = true;
+
+	while (any) {
+		any = false;
+		pthread_mutex_lock(&n->lock);
+		for (unsigned i = 0; i < n->nvolumes; i++)
+			any |= n->volumes[i].changing != 0;
+		pthread_mutex_unlock(&n->lock);
+		if (any)
+			nanosleep(&ts, NULL);
+	}
+}
+
+void node_note_clean(struct node *n)
+{
+	struct error err;
+	int r = 0;
+
+	node_wait_changes(n);
+	for (unsigned i = 0; r == 0 && i < n->nvolumes; i++)
+		r = backing_flush(n->volumes[i].backing);
+	if (r < 0) {
+		log_error("a disk cannot be flushed (%s): the end of this run is not in order",
+			strerror(-r));
+		return;
+	}
+	if (node_meta_update(n, node_note_stopped, NULL, &err) < 0)
+		log_error("%s", err.text);
+}
