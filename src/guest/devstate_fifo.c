@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Device state by xen-save-devices-state into a FIFO.  QEMU stops the vCPUs, writes about 0.1 MB
+ * and starts them again when it has written all; a FIFO smaller than the state holds it until
+ * finish.
+ *
+ * Only for machines whose RAM blocks other than the guest's RAM never change while it runs: the
+ * base stream holds them as they were.  Known as such by their names: what firmware and devices
+ * have as ROM.  ACPI tables change at a reset only (then the base is taken anew) and while the
+ * firmware first reads them, after which nobody does. */
+#include <errno.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "guest/devstate.h"
+#include "guest/qmp.h"
+#include "util/clock.h"
+
+#define FIFO_SMALL 4096
+#define FIFO_HOLD 65536      /* where the state is known to be larger than that and FIFO_BUFFER */
+#define FIFO_BUFFER 40960    /* what QEMU may hold back: its own buffer of 32 KiB */
+#define FIFO_LARGE (1 << 20) /* lets QEMU write all at once */
+
+int devstate_fifo_possible(struct rpc *q, struct error *err)
+{
+	static const char *const constant[] = {
+		"tandem-ram", "pc.bios", "pc.rom", "isa-bios", "/rom@*", "*.rom"};
+	char *text, *line, *save = NULL, name[256];
+	int r = 0;
+
+	if (!qmp_has_command(q, "xen-save-devices-state"))
+		return error_set(
+			err, ERROR_STATE, -EOPNOTSUPP, "this QEMU has no xen-save-devices-state");
+	if (qmp_human(q, "info ramblock", &text, err) < 0)
+		return err ? err->code : -EIO;
+	for (line = strtok_r(text, "\r\n", &save); line; line = strtok_r(NULL, "\r\n", &save)) {
+		bool known = false;
+
+		/* "NAME  4 KiB  0x... 0x... 0x..."; the header has no number */
+		if (sscanf(line, " %255s %*u KiB 0x%*x", name) != 1 || !strstr(line, " 0x"))
+			continue;
+		for (size_t i = 0; i < sizeof(constant) / sizeof(constant[0]); i++)
+			known |= fnmatch(constant[i], name, 0) == 0;
+		if (known)
+			continue;
+		r = error_set(err, ERROR_STATE, -EOPNOTSUPP,
+			"the machine has other RAM that may change: %.80s", name);
+		break;
+	}
+	free(text);
+	return r;
+}
+
+static int devstate_fifo_open(struct devstate *d, struct error *err)
+{
+	struct stat st;
+	int size = d->expected > FIFO_HOLD + FIFO_BUFFER ? FIFO_HOLD : FIFO_SMALL;
+
+	if (lstat(d->path, &st) < 0 || !S_ISFIFO(st.st_mode)) {
+		unlink(d->path);
+		if (mkfifo(d->path, 0600) < 0)
+			return error_errno(err, "device state: cannot make %s", d->path);
+	}
+	d->fd = open(d->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (d->fd < 0 || fcntl(d->fd, F_SETPIPE_SZ, size) < 0)
+		return error_errno(err, "device state: %s", d->path);
+	return 0;
+}
+
+static void devstate_fifo_close(struct devstate *d)
+{
+	if (d->fd >= 0)
+		close(d->fd); /* a QEMU that still writes gets an error, and goes on */
+	d->fd = -1;
+}
+
+static int devstate_fifo_begin(struct devstate *d, struct error *err)
+{
+	uint64_t deadline = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
+	struct pollfd p[2];
+	int r = devstate_fifo_open(d, err);
+
+	d->running = true;
+	if (r == 0)
+		r = rpc_send(d->q, "xen-save-devices-state",
+			json_pack("{s:s,s:b}", "filename", d->path, "live", 0), -1, deadline,
+			&d->id, err);
+	while (r == 0) {
+		p[0] = (struct pollfd){.fd = d->fd, .events = POLLIN};
+		p[1] = (struct pollfd){.fd = d->q->lines.fd, .events = POLLIN};
+		if (poll(p, 2, QMP_COMMAND_MS) <= 0)
+			r = error_set(err, ERROR_TIMEOUT, -ETIMEDOUT,
+				"device state: QEMU did not stop in time");
+		else if (p[0].revents & POLLIN)
+			return 0;
+		else if (p[0].revents & POLLHUP) /* it failed at once: the answer tells */
+			r = rpc_wait(d->q, "xen-save-devices-state", d->id, deadline, NULL, err) < 0
+				    ? -EIO
+				    : error_set(err, ERROR_GENERAL, -EPROTO,
+					      "device state: QEMU wrote nothing");
+		else if (p[1].revents) {
+			/* events (STOP), or a refusal */
+			r = rpc_pump(d->q, err);
+			if (r == 0 && json_array_size(d->q->answers) > 0)
+				r = rpc_wait(
+					d->q, "xen-save-devices-state", d->id, deadline, NULL, err);
+		}
+	}
+	devstate_fifo_close(d);
+	return r;
+}
+
+static int devstate_fifo_finish(struct devstate *d, struct error *err)
+{
+	uint64_t deadline = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
+	struct pollfd p = {.fd = d->fd, .events = POLLIN};
+	bool gone = poll(&p, 1, 0) == 1 && (p.revents & POLLHUP);
+	int r, e;
+
+	(void)fcntl(d->fd, F_SETPIPE_SZ, FIFO_LARGE);
+	r = devstate_read(&d->dev, d->fd, deadline);
+	if (r < 0)
+		(void)error_code(err, r, "device state: reading %s", d->path);
+	devstate_fifo_close(d);
+	e = rpc_wait(d->q, "xen-save-devices-state", d->id, deadline, NULL, r < 0 ? NULL : err);
+	d->id = 0;
+	if (r == 0)
+		r = e;
+	if (r == 0)
+		d->expected = d->dev.len;
+	if (r == 0 && gone)
+		r = error_set(err, ERROR_GENERAL, -ESTALE,
+			"device state: it was smaller than expected and did not hold QEMU");
+	return r;
+}
+
+const struct devstate_ops devstate_fifo = {
+	.begin = devstate_fifo_begin,
+	.finish = devstate_fifo_finish,
+};

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A QEMU process: start, resume, end; see vm.h. */
+#include "guest/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "guest/kernel.h"
+#include "guest/qmp.h"
+#include "guest/splice.h"
+#include "guest/state.h"
+#include "guest/vm_check.h"
+#include "util/clock.h"
+#include "util/file.h"
+
+#define VM_RESUME_MS 60000
+
+/* In the child: what is inherited on purpose, then exec. */
+static void __attribute__((noreturn))
+vm_exec(char **argv, const char *preload, int ram_fd, int qmp_fd, pid_t parent)
+{
+	sigset_t none;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(127);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	setpgid(0, 0); /* an interrupt at the terminal is the agent's */
+	if (ram_fd >= 0)
+		(void)fcntl(ram_fd, F_SETFD, 0);
+	(void)fcntl(qmp_fd, F_SETFD, 0);
+	if (preload)
+		setenv("LD_PRELOAD", preload, 1);
+	execvp(argv[0], argv);
+	(void)!write(STDERR_FILENO, argv[0], strlen(argv[0]));
+	(void)!write(STDERR_FILENO, ": cannot be run\n", 16);
+	_exit(127);
+}
+
+/* Forks and waits for QMP.  sv: the socketpair. */
+static int vm_spawn(struct vm *vm, char **argv, const char *preload, int ram_fd, const int sv[2],
+	struct error *err)
+{
+	pid_t parent = getpid();
+	int r;
+
+	vm->pid = fork();
+	if (vm->pid == 0)
+		vm_exec(argv, preload, ram_fd, sv[1], parent);
+	close(sv[1]);
+	if (vm->pid < 0) {
+		vm->pid = 0;
+		(void)error_errno(err, "cannot start QEMU: fork");
+		close(sv[0]);
+		return -EAGAIN;
+	}
+	vm->pidfd = kernel_pidfd_open(vm->pid);
+	r = qmp_begin(&vm->q, sv[0], err);
+	if (r < 0) {
+		vm->q.lines.fd = -1;
+		(void)error_prefix(err, "%s did not start (its own message is above)", argv[0]);
+		vm_end(vm);
+	}
+	return r;
+}
+
+static int vm_socketpair(int sv[2], struct error *err)
+{
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0)
+		return error_errno(err, "cannot make a socket");
+	return 0;
+}
+
+/* Versioned name of the type `name` (empty: the default one). */
+static int vm_find_machine(struct rpc *q, const char *name, char *ret, struct error *err)
+{
+	json_t *list, *m;
+	size_t i;
+	bool found = false;
+	int r = qmp_run(q, "query-machines", NULL, &list, err);
+
+	if (r < 0)
+		return r;
+	json_array_foreach(list, i, m)
+	{
+		const char *n = json_string_value(json_object_get(m, "name"));
+		const char *alias = json_string_value(json_object_get(m, "alias"));
+
+		if (!n || (*name ? strcmp(n, name) != 0 && (!alias || strcmp(alias, name) != 0)
+				 : !json_is_true(json_object_get(m, "is-default"))))
+			continue;
+		snprintf(ret, VM_MACHINE, "%s", n);
+		found = true;
+	}
+	json_decref(list);
+	return found ? 0
+		     : error_set(err, ERROR_CONFIG, -EINVAL,
+			       "[guest] qemu: it knows no machine type \"%s\"", name);
+}
+
+int vm_machine(const char *qemu, char ret_machine[VM_MACHINE], struct error *err)
+{
+	struct vm vm = {.pidfd = -1, .q = {.lines = {.fd = -1}}};
+	char name[VM_MACHINE] = "", chardev[64];
+	struct words w;
+	const char *o;
+	int sv[2], r = words_split(&w, qemu, err);
+
+	if (r < 0)
+		return error_prefix(err, "[guest] qemu");
+	for (size_t i = 1; i + 1 < w.n; i++) {
+		o = w.v[i][0] == '-' ? w.v[i] + 1 + (w.v[i][1] == '-') : "";
+		if (!strcmp(o, "M") || !strcmp(o, "machine"))
+			(void)words_part(w.v[i + 1], "type", true, name, sizeof(name));
+	}
+	r = vm_socketpair(sv, err);
+	if (r == 0) {
+		char *argv[] = {w.v[0], (char[]){"-M"}, (char[]){"none"}, (char[]){"-nodefaults"},
+			(char[]){"-display"}, (char[]){"none"}, (char[]){"-S"},
+			(char[]){"-chardev"}, chardev, (char[]){"-mon"},
+			(char[]){"chardev=q,mode=control"}, NULL};
+
+		snprintf(chardev, sizeof(chardev), "socket,id=q,fd=%d", sv[1]);
+		r = vm_spawn(&vm, argv, NULL, -1, sv, err);
+	}
+	if (r == 0) {
+		r = vm_find_machine(&vm.q, name, ret_machine, err);
+		vm_end(&vm);
+	}
+	words_deinit(&w);
+	return r;
+}
+
+int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err)
+{
+	struct words w;
+	int sv[2], r = 0;
+
+	*vm = (struct vm){.pidfd = -1, .q = {.lines = {.fd = -1}}};
+	if (spec->machine)
+		snprintf(vm->machine, sizeof(vm->machine), "%s", spec->machine);
+	else
+		r = vm_machine(spec->qemu, vm->machine, err);
+	if (r == 0)
+		r = vm_socketpair(sv, err);
+	if (r < 0)
+		return r;
+	r = vm_words(spec, vm->machine, sv[1], &w, err);
+	if (r < 0) {
+		close(sv[0]);
+		close(sv[1]);
+		return r;
+	}
+	r = vm_spawn(vm, w.v, spec->preload, spec->ram_fd, sv, err);
+	words_deinit(&w);
+	if (r == 0) {
+		r = vm_check(&vm->q, spec->node, err);
+		if (r < 0)
+			vm_end(vm);
+	}
+	return r;
+}
+
+int vm_cont(struct vm *vm, struct error *err)
+{
+	return qmp_run(&vm->q, "cont", NULL, NULL, err);
+}
+
+/* A file with the stream that -incoming reads. */
+static int vm_stream_file(
+	const struct state_head *h, const unsigned char *blob, size_t len, struct error *err)
+{
+	size_t skip = STATE_HEADER + h->base_len, drop = h->spliced ? SPLICE_SAVED_HEADER : 0;
+	int fd = memfd_create("tandem-state", MFD_CLOEXEC), r;
+
+	if (fd < 0)
+		return error_errno(err, "device state: memfd");
+	r = file_pwrite(fd, blob + STATE_HEADER, h->base_len, 0);
+	if (r == 0)
+		r = file_pwrite(fd, blob + skip + drop, len - skip - drop, h->base_len);
+	if (r < 0) {
+		close(fd);
+		return error_code(err, r, "device state");
+	}
+	return fd;
+}
+
+static int vm_incoming(struct vm *vm, int fd, struct error *err)
+{
+	uint64_t deadline = clock_ns() + VM_RESUME_MS * NS_PER_MS;
+	int r;
+
+	r = qmp_run(&vm->q, "migrate-set-capabilities",
+		json_pack("{s:[{s:s,s:b},{s:s,s:b}]}", "capabilities", "capability",
+			"x-ignore-shared", "state", 1, "capability", "events", "state", 1),
+		NULL, err);
+	if (r == 0)
+		r = qmp_getfd(&vm->q, "tandem-state", fd, err);
+	if (r == 0)
+		r = qmp_run(&vm->q, "migrate-incoming",
+			json_pack("{s:s}", "uri", "fd:tandem-state"), NULL, err);
+	while (r == 0) {
+		json_t *event;
+		const char *s;
+		bool done, failed;
+
+		r = rpc_wait_event(&vm->q, "MIGRATION", deadline, &event, err);
+		if (r < 0)
+			break;
+		s = json_string_value(json_object_get(json_object_get(event, "data"), "status"));
+		done = s && !strcmp(s, "completed");
+		failed = s && !strcmp(s, "failed");
+		json_decref(event);
+		if (failed)
+			r = error_set(err, ERROR_GENERAL, -EIO,
+				"QEMU cannot load the checkpoint's device state (its own message "
+				"is above)");
+		if (done)
+			return 0;
+	}
+	return r;
+}
+
+int vm_resume(struct vm *vm, const unsigned char *blob, size_t len, struct error *err)
+{
+	struct state_head h;
+	int fd, r = state_head_get(&h, blob, len, err);
+
+	if (r < 0)
+		return r;
+	fd = vm_stream_file(&h, blob, len, err);
+	if (fd < 0)
+		return fd;
+	r = vm_incoming(vm, fd, err);
+	close(fd);
+	return r == 0 ? vm_cont(vm, err) : r;
+}
+
+void vm_end(struct vm *vm)
+{
+	if (vm->pid > 0) {
+		kill(vm->pid, SIGKILL);
+		while (waitpid(vm->pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		vm->pid = 0;
+	}
+	if (vm->q.lines.fd >= 0)
+		rpc_deinit(&vm->q);
+	vm->q.lines.fd = -1;
+	if (vm->pidfd >= 0)
+		close(vm->pidfd);
+	vm->pidfd = -1;
+}
+
+bool vm_ended(struct vm *vm, char *how, size_t len)
+{
+	int status;
+
+	if (vm->pid <= 0 || waitpid(vm->pid, &status, WNOHANG) != vm->pid)
+		return false;
+	vm->pid = 0;
+	if (WIFSIGNALED(status))
+		snprintf(how, len, "signal %d", WTERMSIG(status));
+	else
+		snprintf(how, len, "exit code %d", WEXITSTATUS(status));
+	return true;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A command line as a list of words: split as a shell splits it (white space, '...', "...", \),
+ * without any expansion; and questions about QEMU's options in it.  Owned strings; NULL-terminated
+ * for exec. */
+#ifndef TANDEM_GUEST_WORDS_H
+#define TANDEM_GUEST_WORDS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "util/error.h"
+
+struct words {
+	char **v;
+	size_t n;
+};
+
+int words_split(struct words *w, const char *text, struct error *err);
+/* Appends one; -ENOMEM. */
+int words_add(struct words *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void words_deinit(struct words *w);
+
+/* The value of the last option -name or --name (the word behind it), or NULL. */
+const char *words_option(const struct words *w, const char *name);
+/* Whether the option stands there, with or without a value. */
+bool words_has(const struct words *w, const char *name);
+/* Whether some option refers to id: "KEY=id" as one of its comma-separated parts. */
+bool words_refer(const struct words *w, const char *id);
+/* "key" of "first,key=value,...", or the first part where key is also its implied name; into buf.
+ */
+bool words_part(const char *value, const char *key, bool implied, char *buf, size_t len);
+
+#endif
