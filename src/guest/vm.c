@@ -176,6 +176,9 @@ int vm_cont(struct vm *vm, struct error *err)
 	return qmp_run(&vm->q, "cont", NULL, NULL, err);
 }
 
+/* QEMU's section of type 6: an empty description. */
+static const unsigned char vm_description[] = {0x06, 0, 0, 0, 2, '{', '}'};
+
 /* A file with the stream that -incoming reads. */
 static int vm_stream_file(
 	const struct state_head *h, const unsigned char *blob, size_t len, struct error *err)
@@ -188,6 +191,10 @@ static int vm_stream_file(
 	r = file_pwrite(fd, blob + STATE_HEADER, h->base_len, 0);
 	if (r == 0)
 		r = file_pwrite(fd, blob + skip + drop, len - skip - drop, h->base_len);
+	/* A saved file ends where a migration goes on with a description of itself. */
+	if (r == 0 && h->spliced)
+		r = file_pwrite(fd, vm_description, sizeof(vm_description),
+			h->base_len + len - skip - drop);
 	if (r < 0) {
 		close(fd);
 		return error_code(err, r, "device state");

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The parts of the guest's side that need no QEMU: command lines, state blobs, splicing. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "guest/splice.h"
+#include "guest/state.h"
+#include "guest/vm.h"
+
+static const struct conf_node node = {.ndisks = 2, .disks = {{.name = "vda"}, {.name = "vdb"}}};
+
+static void words_as_a_shell_splits_them(void **state)
+{
+	struct error err = {0};
+	struct words w;
+
+	assert_int_equal(words_split(&w, "  a 'b c'\t\"d \\\" e\"f \\  g='' ", &err), 0);
+	assert_int_equal(w.n, 5);
+	assert_string_equal(w.v[1], "b c");
+	assert_string_equal(w.v[2], "d \" ef");
+	assert_string_equal(w.v[3], " ");
+	assert_string_equal(w.v[4], "g=");
+	assert_null(w.v[5]);
+	words_deinit(&w);
+	assert_int_equal(words_split(&w, "a 'b", &err), -EINVAL);
+	assert_string_equal(err.text, "a quote is not closed");
+	assert_int_equal(words_split(&w, " \n ", &err), -EINVAL);
+}
+
+/* The words that Tandem adds to the line, joined. */
+static char *added(const char *line)
+{
+	struct vm_spec spec = {.qemu = line,
+		.memory = 256u << 20,
+		.ram_fd = 7,
+		.node = &node,
+		.nbd_socket = "/run/a,b/nbd.sock",
+		.incoming = true};
+	static char text[2048];
+	struct error err = {0};
+	struct words w;
+
+	if (vm_words(&spec, "pc-q35-7.2", 9, &w, &err) < 0) {
+		snprintf(text, sizeof(text), "%s", err.text);
+		return text;
+	}
+	text[0] = '\0';
+	for (size_t i = 0; i < w.n; i++) {
+		strcat(text, w.v[i]);
+		strcat(text, i + 1 < w.n ? " " : "");
+	}
+	words_deinit(&w);
+	return text;
+}
+
+#define OWN                                                                                        \
+	" -machine pc-q35-7.2,memory-backend=tandem-ram -m size=262144k -object "                  \
+	"memory-backend-file,id=tandem-ram,share=on,size=268435456,mem-path=/proc/self/fd/7 "      \
+	"-chardev socket,id=tandem-qmp,fd=9 -mon chardev=tandem-qmp,mode=control"
+#define DISK(name)                                                                                 \
+	" -blockdev driver=nbd,node-name=" name                                                    \
+	",server.type=unix,server.path=/run/a,,b/nbd.sock,export=" name                            \
+	",reconnect-delay=30,discard=unmap"
+
+static void what_is_added_to_the_command_line(void **state)
+{
+	assert_string_equal(added("q -M q35 -m 256"),
+		"q -M q35 -m 256" OWN
+			DISK("vda") " -device virtio-blk-pci,drive=vda,id=disk-vda" DISK(
+				"vdb") " -device virtio-blk-pci,drive=vdb,id=disk-vdb -S -incoming "
+				       "defer");
+	/* a disk that the line refers to is not plugged in a second time */
+	assert_string_equal(added("q -device ide-hd,drive=vdb -device nvme,drive=vda,serial=x"),
+		"q -device ide-hd,drive=vdb -device nvme,drive=vda,serial=x" OWN DISK("vda")
+			DISK("vdb") " -S -incoming defer");
+}
+
+static void command_lines_that_are_refused(void **state)
+{
+	assert_string_equal(added("q -m 512"),
+		"[guest] qemu: -m 512 is not what memory in [guest] says: leave it out");
+	assert_string_equal(added("q -m size=256M,slots=2,maxmem=1G"),
+		"[guest] qemu: -m size=256M,slots=2,maxmem=1G: memory that is plugged later is not "
+		"replicated");
+	assert_string_equal(added("q --daemonize"),
+		"[guest] qemu: -daemonize is not possible: the agent is QEMU's parent");
+	assert_string_equal(added("q 'x"), "[guest] qemu: a quote is not closed");
+}
+
+static void state_blobs(void **state)
+{
+	struct state_head h = {.spliced = true, .base_len = 5, .ram_size = 1 << 20}, got;
+	unsigned char blob[STATE_HEADER + 5 + 20] = {0};
+	struct error err = {0};
+
+	strcpy(h.machine, "pc-q35-7.2");
+	memcpy(blob + STATE_HEADER, "base!", 5);
+	state_head_put(&h, blob + STATE_HEADER, blob);
+	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), 0);
+	assert_true(got.spliced);
+	assert_int_equal(got.base_len, 5);
+	assert_int_equal(got.ram_size, 1 << 20);
+	assert_string_equal(got.machine, "pc-q35-7.2");
+	assert_int_equal(state_head_get(&got, blob, STATE_HEADER + 4, &err), -EPROTO);
+	blob[STATE_HEADER + 1] ^= 1;
+	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
+	assert_string_equal(err.text, "device state: it is damaged");
+	blob[STATE_HEADER + 1] ^= 1;
+	blob[70] ^= 1;
+	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
+	blob[70] ^= 1;
+	blob[8] = 2;
+	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
+	blob[0] = 0;
+	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
+}
+
+static void the_base_ends_where_the_saved_file_begins(void **state)
+{
+	unsigned char full[256] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3};
+	unsigned char saved[128] = {'Q', 'E', 'V', 'M', 0, 0, 0, 3};
+	static const unsigned char first[] = {4, 0, 0, 0, 5, 5, 't', 'i', 'm', 'e', 'r', 0};
+	size_t len;
+
+	memcpy(saved + 8, first, sizeof(first));
+	memcpy(full + 100, first, sizeof(first)); /* in RAM: no footer before it */
+	assert_int_equal(splice_base(full, sizeof(full), saved, sizeof(saved), &len), -EPROTO);
+	full[195] = 0x7e;
+	memcpy(full + 200, first, sizeof(first));
+	assert_int_equal(splice_base(full, sizeof(full), saved, sizeof(saved), &len), 0);
+	assert_int_equal(len, 200);
+	memcpy(full + 200, first, sizeof(first) - 1); /* another name */
+	full[200 + 7] = 'x';
+	assert_int_equal(splice_base(full, sizeof(full), saved, sizeof(saved), &len), -EPROTO);
+	saved[0] = 'q';
+	assert_int_equal(splice_base(full, sizeof(full), saved, sizeof(saved), &len), -EPROTO);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(words_as_a_shell_splits_them),
+		cmocka_unit_test(what_is_added_to_the_command_line),
+		cmocka_unit_test(command_lines_that_are_refused),
+		cmocka_unit_test(state_blobs),
+		cmocka_unit_test(the_base_ends_where_the_saved_file_begins),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
