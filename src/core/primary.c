@@ -241,10 +241,13 @@ const char *primary_ack(struct primary *p, const struct record *rec)
 	if (rec->offset > p->total_changes || rec->length > p->total_bytes)
 		return "acknowledges more than was sent";
 	if (rec->type == RECORD_ACK_RECEIVED) {
+		if (rec->epoch >= primary_memory_epoch(p))
+			return "acknowledges an epoch that was not sealed";
 		if (rec->offset < p->got_changes || rec->length < p->got_bytes)
 			return "acknowledges less than before";
 		p->got_changes = rec->offset;
 		p->got_bytes = rec->length;
+		p->received = max_u64(p->received, rec->epoch);
 	} else {
 		if (rec->epoch >= primary_memory_epoch(p))
 			return "acknowledges an epoch that was not sealed";
@@ -264,14 +267,6 @@ const char *primary_ack(struct primary *p, const struct record *rec)
 			p->state = PRIMARY_PROTECTED;
 	}
 	p->received = max_u64(p->received, p->committed);
-	for (unsigned i = 0; i < p->sealed_count; i++) {
-		const struct primary_sealed *s =
-			&p->sealed[(p->sealed_first + i) % PRIMARY_SEALED_MAX];
-
-		if (s->total_changes > p->got_changes)
-			break;
-		p->received = max_u64(p->received, s->epoch);
-	}
 	return NULL;
 }
 
@@ -288,7 +283,7 @@ void primary_get_pending(const struct primary *p, uint64_t now, struct primary_p
 			const struct primary_sealed *s =
 				&p->sealed[(p->sealed_first + i) % PRIMARY_SEALED_MAX];
 
-			q.got_epochs += s->total_changes > p->got_changes;
+			q.got_epochs += s->epoch > p->received;
 			q.done_epochs++;
 		}
 		q.got_epochs += p->changes && p->total_changes > p->got_changes;

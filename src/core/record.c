@@ -7,6 +7,8 @@
 #include "util/crc.h"
 
 /* What each type may carry; the table is the type rules of docs/stream.md. */
+enum record_epoch { EPOCH_NONE, EPOCH_NEEDED, EPOCH_OPTIONAL };
+
 struct record_rule {
 	uint16_t type;
 	const char *name;
@@ -14,32 +16,32 @@ struct record_rule {
 	uint16_t flags;       /* allowed */
 	uint32_t max_payload; /* 0 = none */
 	bool volume;          /* has a volume, an offset and a length on it */
-	bool epoch;           /* must be non-zero; else must be zero */
+	enum record_epoch epoch;
 };
 
 static const struct record_rule record_rules[] = {
 	{RECORD_HELLO, "HELLO", RECORD_FROM_PRIMARY | RECORD_FROM_SECONDARY, 0, 512 + 64 * 96,
-		false, false},
+		false, EPOCH_NONE},
 	{RECORD_WRITE, "WRITE", RECORD_FROM_PRIMARY | RECORD_IN_JOURNAL, RECORD_FLAG_SYNC,
-		RECORD_MAX_PAYLOAD, true, true},
+		RECORD_MAX_PAYLOAD, true, EPOCH_NEEDED},
 	{RECORD_ZERO, "ZERO", RECORD_FROM_PRIMARY | RECORD_IN_JOURNAL,
-		RECORD_FLAG_SYNC | RECORD_FLAG_UNMAP, 0, true, true},
+		RECORD_FLAG_SYNC | RECORD_FLAG_UNMAP, 0, true, EPOCH_NEEDED},
 	{RECORD_SEAL, "SEAL", RECORD_FROM_PRIMARY | RECORD_IN_JOURNAL, RECORD_FLAG_MERGE, 0, false,
-		true},
-	{RECORD_SYNC_BEGIN, "SYNC_BEGIN", RECORD_FROM_PRIMARY, 0, 0, false, true},
-	{RECORD_SYNC_END, "SYNC_END", RECORD_FROM_PRIMARY, 0, 0, false, true},
-	{RECORD_ACK_RECEIVED, "ACK_RECEIVED", RECORD_FROM_SECONDARY, 0, 0, false, false},
-	{RECORD_ACK_COMMITTED, "ACK_COMMITTED", RECORD_FROM_SECONDARY, 0, 0, false, true},
+		EPOCH_NEEDED},
+	{RECORD_SYNC_BEGIN, "SYNC_BEGIN", RECORD_FROM_PRIMARY, 0, 0, false, EPOCH_NEEDED},
+	{RECORD_SYNC_END, "SYNC_END", RECORD_FROM_PRIMARY, 0, 0, false, EPOCH_NEEDED},
+	{RECORD_ACK_RECEIVED, "ACK_RECEIVED", RECORD_FROM_SECONDARY, 0, 0, false, EPOCH_OPTIONAL},
+	{RECORD_ACK_COMMITTED, "ACK_COMMITTED", RECORD_FROM_SECONDARY, 0, 0, false, EPOCH_NEEDED},
 	{RECORD_HEARTBEAT, "HEARTBEAT", RECORD_FROM_PRIMARY | RECORD_FROM_SECONDARY, 0, 0, false,
-		false},
+		EPOCH_NONE},
 	{RECORD_GOODBYE, "GOODBYE", RECORD_FROM_PRIMARY | RECORD_FROM_SECONDARY, 0, RECORD_MAX_TEXT,
-		false, false},
+		false, EPOCH_NONE},
 	{RECORD_PAGES, "PAGES", RECORD_FROM_PRIMARY, RECORD_FLAG_LZ4 | RECORD_FLAG_ZSTD,
-		RECORD_MAX_PAYLOAD, true, true},
+		RECORD_MAX_PAYLOAD, true, EPOCH_NEEDED},
 	{RECORD_STATE, "STATE", RECORD_FROM_PRIMARY, RECORD_FLAG_LZ4 | RECORD_FLAG_ZSTD,
-		RECORD_MAX_PAYLOAD, true, true},
-	{RECORD_COMMIT, "COMMIT", RECORD_IN_JOURNAL, 0, 0, false, true},
-	{RECORD_DISCARD, "DISCARD", RECORD_IN_JOURNAL, 0, 0, false, false},
+		RECORD_MAX_PAYLOAD, true, EPOCH_NEEDED},
+	{RECORD_COMMIT, "COMMIT", RECORD_IN_JOURNAL, 0, 0, false, EPOCH_NEEDED},
+	{RECORD_DISCARD, "DISCARD", RECORD_IN_JOURNAL, 0, 0, false, EPOCH_NONE},
 };
 
 static const struct record_rule *record_find_rule(uint16_t type)
@@ -96,7 +98,7 @@ static const char *record_check_rule(
 		return "unknown flags";
 	if (rec->payload > rule->max_payload)
 		return "payload too long";
-	if (rule->epoch != (rec->epoch != 0))
+	if (rule->epoch != EPOCH_OPTIONAL && (rule->epoch == EPOCH_NEEDED) != (rec->epoch != 0))
 		return "epoch missing or not expected";
 	if (!rule->volume)
 		return rec->volume ? "volume not expected" : NULL;

@@ -219,6 +219,7 @@ void replica_session_begin(struct replica *r)
 	r->session_floor = max_u64(r->seen, r->received);
 	r->rx_seq = 1;
 	r->session_changes = r->session_bytes = r->acked_changes = 0;
+	r->acked_epoch = r->received;
 	r->closed_changes = r->closed_bytes = 0;
 	replica_memory_session(r);
 }

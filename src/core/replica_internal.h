@@ -60,6 +60,7 @@ struct replica {
 	uint32_t rx_at, rx_len;       /* in filling->buf: first unparsed byte, end of received */
 	size_t rx_need;               /* of the record that begins at rx_at */
 	uint64_t session_changes, session_bytes, acked_changes;
+	uint64_t acked_epoch; /* received, as the primary knows */
 	uint64_t direct_epoch, sync_done, sync_total;
 	uint64_t sync_changes, sync_bytes;     /* of the session up to SYNC_END */
 	bool direct_ended;                     /* SYNC_END came: what follows is for the journal */

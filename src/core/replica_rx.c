@@ -348,15 +348,17 @@ void replica_rx_idle(struct replica *r)
 	/* Images of a full sync need not wait for a full chunk. */
 	if (replica_to_images(r))
 		(void)replica_chunk_close(r);
-	if (r->session && r->acked_changes != r->session_changes) {
+	if (replica_unacknowledged(r)) {
 		r->acked_changes = r->session_changes;
+		ack.epoch = r->acked_epoch = r->received;
 		r->ops->send(r->ctx, &ack);
 	}
 }
 
 bool replica_unacknowledged(const struct replica *r)
 {
-	return r->session && r->acked_changes != r->session_changes;
+	return r->session &&
+	       (r->acked_changes != r->session_changes || r->acked_epoch != r->received);
 }
 
 /* The epoch that local changes belong to.  Never a number that was seen before: records of a

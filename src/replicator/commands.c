@@ -235,6 +235,8 @@ static int command_events(struct command_call *c, json_t **ret, struct error *er
 	return 0;
 }
 
+static int command_query_commands(struct command_call *c, json_t **ret, struct error *err);
+
 struct command_argument {
 	const char *name;
 	json_type type; /* JSON_TRUE: a boolean */
@@ -245,6 +247,7 @@ static const struct command {
 	int (*fn)(struct command_call *c, json_t **ret, struct error *err);
 	struct command_argument arguments[3];
 } commands[] = {
+	{"query-commands", command_query_commands, {{0}}},
 	{"query-status", command_query_status, {{0}}},
 	{"query-pending", command_query_pending, {{0}}},
 	{"cut", command_cut, {{"wait", JSON_STRING}, {"timeout-ms", JSON_INTEGER}}},
@@ -256,6 +259,24 @@ static const struct command {
 	{"shutdown", command_shutdown, {{0}}},
 	{"events", command_events, {{"enable", JSON_TRUE}}},
 };
+
+static int command_query_commands(struct command_call *c, json_t **ret, struct error *err)
+{
+	json_t *list = json_object();
+
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
+		json_t *arguments = json_object();
+
+		for (const struct command_argument *a = commands[i].arguments; a->name; a++)
+			json_object_set_new(arguments, a->name,
+				json_string(a->type == JSON_STRING    ? "string"
+					    : a->type == JSON_INTEGER ? "integer"
+								      : "boolean"));
+		json_object_set_new(list, commands[i].name, arguments);
+	}
+	*ret = json_pack("{s:o}", "commands", list);
+	return 0;
+}
 
 static int command_check_arguments(const struct command *cmd, json_t *args, struct error *err)
 {

@@ -54,7 +54,7 @@ RULES = {
     SEAL: Rule("SEAL", _P | _J, frozenset(("epoch", "offset", "length"))),
     SYNC_BEGIN: Rule("SYNC_BEGIN", _P, frozenset(("epoch", "length"))),
     SYNC_END: Rule("SYNC_END", _P, frozenset(("epoch", "offset", "length"))),
-    ACK_RECEIVED: Rule("ACK_RECEIVED", _S, frozenset(("offset", "length"))),
+    ACK_RECEIVED: Rule("ACK_RECEIVED", _S, frozenset(("epoch", "offset", "length"))),
     ACK_COMMITTED: Rule("ACK_COMMITTED", _S, frozenset(("epoch", "offset", "length"))),
     HEARTBEAT: Rule("HEARTBEAT", _P | _S),
     GOODBYE: Rule("GOODBYE", _P | _S, frozenset(("offset", "length")), max_payload=512),
@@ -108,7 +108,7 @@ def _check_rule(rec, rule, place):
     for field in ("volume", "epoch", "offset", "length"):
         if field not in rule.fields and getattr(rec, field):
             return "%s has no %s" % (rule.name, field)
-    if "epoch" in rule.fields and rec.epoch == 0:
+    if "epoch" in rule.fields and rec.epoch == 0 and rec.type != ACK_RECEIVED:
         return "%s without an epoch" % rule.name
     if "volume" in rule.fields:
         if rec.volume >= 64:

@@ -93,13 +93,13 @@ def secondary():
     """What the secondary says to it."""
     return [
         plain(records.HELLO, payload=hello_payload(2)),
-        plain(records.ACK_RECEIVED, offset=3, length=4096 + SIZE - 4096 + 100),
+        plain(records.ACK_RECEIVED, epoch=9, offset=3, length=4096 + SIZE - 4096 + 100),
         plain(records.ACK_COMMITTED, epoch=11, offset=4, length=2 * SIZE + 100),
         plain(records.HEARTBEAT),
-        plain(records.ACK_RECEIVED, offset=6, length=2 * SIZE + 1613),
+        plain(records.ACK_RECEIVED, epoch=12, offset=6, length=2 * SIZE + 1613),
         plain(records.ACK_COMMITTED, epoch=12, offset=6, length=2 * SIZE + 1613),
         plain(records.ACK_COMMITTED, epoch=13, offset=6, length=2 * SIZE + 1613),
-        plain(records.ACK_RECEIVED, offset=9, length=2 * SIZE + 1638),
+        plain(records.ACK_RECEIVED, epoch=14, offset=9, length=2 * SIZE + 1638),
         plain(records.ACK_COMMITTED, epoch=14, offset=8, length=2 * SIZE + 1630),
         plain(records.GOODBYE, offset=3, length=4),
     ]

@@ -23,7 +23,7 @@ class Stream:
         self.closed_counts = [0, 0]
         self.totals = {}  # closed epoch -> (changes, bytes) of all epochs up to it
         # of a secondary
-        self.received = (0, 0)
+        self.received = (0, 0, 0)
         self.committed = (0, 0, 0)
         self.acks = []  # (record) for check_pair
 
@@ -96,9 +96,9 @@ class Stream:
     def _secondary(self, rec):
         counts = (rec.offset, rec.length)
         if rec.type == ACK_RECEIVED:
-            if counts[0] < self.received[0] or counts[1] < self.received[1]:
+            if any(new < old for new, old in zip((rec.epoch,) + counts, self.received)):
                 raise Violation(rec.position, "ACK_RECEIVED goes back")
-            self.received = counts
+            self.received = (rec.epoch,) + counts
             self.acks.append(rec)
         elif rec.type == ACK_COMMITTED:
             if rec.epoch <= self.hello.committed:
@@ -177,6 +177,10 @@ def check_pair(primary, secondary):
         if rec.type == ACK_RECEIVED:
             if (rec.offset > primary.changes or rec.length > primary.change_bytes):
                 raise Violation(rec.position, "acknowledges more than was sent")
+            if rec.epoch > max(secondary.hello.seen, secondary.hello.committed) and \
+                    rec.epoch not in primary.totals:
+                raise Violation(rec.position, "has received epoch %d, which was not sealed" %
+                                rec.epoch)
         elif rec.epoch not in primary.totals:
             raise Violation(rec.position, "acknowledges epoch %d, which was not sealed" %
                             rec.epoch)

@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""docs/control.md and a real pair of nodes: what is documented is implemented and the other way round, and each example runs:
+its request is sent, and the answer has the members that the document shows, of the same types.
+
+Whoever adds a command documents it with an example, and says below where the example can be run."""
+import json
+import os
+import pathlib
+import re
+import unittest
+
+import pair
+
+TEXT = (pathlib.Path(__file__).resolve().parents[2] / 'docs/control.md').read_text(encoding='ascii')
+
+# Where the examples of a command run, in this order; an example may presuppose those before it.
+ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'disconnect', 'connect', 'shutdown']
+ON_MANUAL_SECONDARY = ['commit', 'discard']
+ON_LONELY_SECONDARY = ['promote']
+# Documented ahead of the code.
+NOT_YET = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state']
+
+
+class Example:
+    def __init__(self, request, answer):
+        self.text, self.request = answer, json.loads(request)
+        self.command = self.request['execute']
+        self.answer = json.loads(answer.replace(', ...}', ', "...": null}'))
+
+
+class Section:
+    def __init__(self, title, body):
+        self.names = re.sub(r' \(.*\)$', '', title).split(', ')
+        self.body, self.examples = body, []
+        request = answer = None
+        for block in re.findall(r'^```\n(.*?)^```', body, re.M | re.S):
+            for line in block.splitlines() + ['-> ']:
+                line = re.sub(r'\s+\+ fd$', '', line)
+                if line.startswith('-> '):
+                    if answer:
+                        self.examples.append(Example(request, answer))
+                    request, answer = line[3:], None
+                elif line.startswith('<- '):
+                    answer = line[3:]
+                elif answer:
+                    answer += ' ' + line.strip()
+                elif request and line.startswith(' '):
+                    request += ' ' + line.strip()
+
+
+SECTIONS = [Section(*part) for part in re.findall(r'^### (.*?)\n(.*?)(?=^##|\Z)', TEXT, re.M | re.S)]
+DOCUMENTED = {name for section in SECTIONS for name in section.names}
+EXAMPLES = {}
+for _section in SECTIONS:
+    for _example in _section.examples:
+        EXAMPLES.setdefault(_example.command, []).append(_example)
+
+
+def shape(value):
+    """Members and types."""
+    if isinstance(value, dict):
+        return {k: shape(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [shape(v) for v in value[:1]]
+    return type(value).__name__
+
+
+def with_more(shown, got):
+    """Where the document says "...", what else the answer has does not count."""
+    if not isinstance(shown, dict) or not isinstance(got, dict):
+        return shown, got
+    if '...' in shown:
+        shown = {k: v for k, v in shown.items() if k != '...'}
+        got = {k: v for k, v in got.items() if k in shown}
+    both = {k: with_more(shown[k], got[k]) if k in got else (shown[k], None) for k in shown}
+    return ({k: v[0] for k, v in both.items()}, {k: both[k][1] if k in both else got[k] for k in got})
+
+
+class Document(unittest.TestCase):
+    def test_each_command_has_an_example(self):
+        self.assertGreater(len(DOCUMENTED), 9)
+        for name in DOCUMENTED:
+            self.assertIn(name, EXAMPLES, f'docs/control.md, {name}: add an example, a line "-> {{...}}" and one "<- {{...}}"')
+        self.assertEqual(set(EXAMPLES) - DOCUMENTED, set(), 'examples of commands that have no section')
+
+    def test_each_example_is_run(self):
+        places = ON_PRIMARY + ON_MANUAL_SECONDARY + ON_LONELY_SECONDARY + NOT_YET
+        self.assertEqual(sorted(EXAMPLES), sorted(places),
+                         'say at the top of tests/cli/test_control.py where the examples of a new command run')
+
+    def test_exit_codes_of_kinds(self):
+        kinds = re.search(r'`KIND` is one of (.*?) \(', TEXT, re.S)[1]
+        self.assertEqual(set(re.findall(r'`(\w+)`', kinds)), {'usage', 'state', 'io', 'peer', 'timeout', 'general'})
+
+
+class Nodes(unittest.TestCase):
+    maxDiff = None
+
+    def pair(self, **more):
+        p = pair.Pair(os.environ['TANDEM'], **more)
+        self.addCleanup(p.close)
+        p.protected()
+        return p
+
+    def connect(self, p, node):
+        control = p.control(node)
+        self.addCleanup(control.close)
+        return control
+
+    def run_example(self, control, example, **arguments):
+        """arguments: what must differ from the document, such as the number of an epoch."""
+        request = json.loads(json.dumps(example.request))
+        if arguments:
+            request.setdefault('arguments', {}).update(arguments)
+        got = control.ask(request)
+        shown, seen = with_more(shape(example.answer), shape(got))
+        self.assertEqual(shown, seen, f'docs/control.md says\n{example.text}\nthe node said\n{json.dumps(got)}\nto '
+                         f'{json.dumps(request)}')
+        return got
+
+
+class Primary(Nodes):
+    def test_examples(self):
+        p = self.pair()
+        control = self.connect(p, 'alpha')
+        for command in ON_PRIMARY:
+            for example in EXAMPLES[command]:
+                if 'VM group' not in example.text:
+                    self.run_example(control, example)
+        self.assertEqual(p.processes['alpha'].wait(pair.SECONDS), 0)
+
+    def test_greeting(self):
+        shown = json.loads(re.search(r'^\{"tandem": .*$', TEXT, re.M)[0])
+        self.assertEqual(shape(shown), shape(self.connect(self.pair(), 'alpha').greeting))
+
+    def test_documented_is_implemented(self):
+        control = self.connect(self.pair(), 'alpha')
+        commands = control.ask({'execute': 'query-commands'})['return']['commands']
+        self.assertEqual(set(commands) - DOCUMENTED, set(), 'implemented, but there is no "### NAME" in docs/control.md')
+        self.assertEqual(set(NOT_YET) & set(commands), set(), 'implemented now: move them from NOT_YET in '
+                         'tests/cli/test_control.py to the place where their examples run')
+        self.assertEqual(DOCUMENTED - set(commands) - set(NOT_YET), set(), 'docs/control.md, but no node knows them')
+        for name, arguments in commands.items():
+            text = ''.join(s.body for s in SECTIONS if name in s.names)
+            for argument in arguments:
+                self.assertRegex(text, f'[`"]{argument}[`"]', f'docs/control.md, {name}: argument "{argument}" is missing')
+        for example in (e for name in commands for e in EXAMPLES[name]):
+            self.assertEqual(set(example.request.get('arguments', {})) - set(commands[example.command]), set(), example.text)
+
+    def test_members_of_status(self):
+        """Each member of the answers of both nodes stands in the table, and those of the table without a condition are there."""
+        p = self.pair()
+        table = re.search(r'### query-status\n.*?\n\| member.*?\n\n', TEXT, re.S)[0]
+        rows = dict(re.findall(r'^\| (`.*?) \| (.*) \|$', table, re.M))
+        named = {name for row in rows for name in re.findall(r'`([\w.-]+)`', row)}
+        words = {}  # by member: the rows that are about it
+        for row, told in rows.items():
+            for name in re.findall(r'`([\w.-]+)`', row):
+                words.setdefault(name.split('.')[0], []).append(row + told)
+        for node in ('alpha', 'beta'):
+            status = self.connect(p, node).ask({'execute': 'query-status'})['return']
+            for name, value in status.items():
+                if not any(n == name or n.startswith(name + '.') for n in named):
+                    self.fail(f'docs/control.md, query-status: member "{name}" is missing in the table')
+                for inner in value if isinstance(value, dict) and name not in ('disks', 'pending') else ():
+                    self.assertRegex(' '.join(words[name]), rf'`({name}\.)?{inner}`',
+                                     f'docs/control.md, query-status: "{name}.{inner}" is missing in the table')
+            for row, told in rows.items():
+                if not re.match(r'(only|secondary:|primary:)', told):
+                    for name in re.findall(r'`([\w.-]+)`', row):
+                        inner = status
+                        for part in name.split('.'):
+                            self.assertIn(part, inner, f'docs/control.md, query-status: `{name}` is not in the answer of {node}')
+                            inner = inner[part]
+
+    def test_what_is_refused(self):
+        control = self.connect(self.pair(), 'alpha')
+        for request, desc in (
+                ('nonsense', 'this is not JSON: '), ('{}', '"execute" is missing'), ('[]', None),
+                ('{"execute": 7}', '"execute" is missing'), ('{"execute": "halt"}', 'unknown command "halt"'),
+                ('{"execute": "cut", "now": true}', 'unknown member "now"'),
+                ('{"execute": "cut", "arguments": []}', '"arguments" is not an object'),
+                ('{"execute": "cut", "arguments": {"now": true}}', 'cut: unknown argument "now"'),
+                ('{"execute": "cut", "arguments": {"wait": 1}}', 'cut: argument "wait" is of the wrong type'),
+                ('{"execute": "cut", "arguments": {"wait": "long"}}', 'cut: wait is none, received or committed, not "long"')):
+            answer = control.ask(request)
+            self.assertEqual(answer['error']['kind'], 'usage', request)
+            self.assertTrue(desc is None or answer['error']['desc'].startswith(desc), answer)
+        self.assertEqual(control.ask({'execute': 'query-status'})['return']['state'], 'protected')
+
+    def test_too_long_a_line_ends_the_connection(self):
+        p = self.pair()
+        control = self.connect(p, 'alpha')
+        with self.assertRaises((ConnectionError, AssertionError)):
+            control.send('x' * (2 << 20))
+            self.assertIsNotNone(control.read())
+        self.assertEqual(p.state('alpha'), 'protected')
+
+
+class Events(Nodes):
+    SHOWN = {m['event']: m for m in map(json.loads, re.findall(r'^\{"event": .*\}$', TEXT, re.M))}
+    OF_VM_GROUPS = {'SESSION', 'DISKS_IN_SYNC', 'CHECKPOINT_DUE'}
+
+    def subscribe(self, p, node):
+        control = self.connect(p, node)
+        control.send({'execute': 'events', 'arguments': {'enable': True}})
+        return control
+
+    def until(self, control, name, **data):
+        """Reads on to an event of this name and data, and compares it with the document."""
+        while True:
+            message = control.read()
+            self.assertIsNotNone(message, f'the connection ended before {name}')
+            if message.get('event') == name and data.items() <= message['data'].items():
+                self.assertEqual(shape(message), shape(self.SHOWN[name]), name)
+                return message['data']
+
+    def test_all_are_tested(self):
+        self.assertEqual(set(self.SHOWN), {'STATE', 'EPOCH_COMMITTED', 'EPOCH_DISCARDED', 'SYNC_COMPLETED'} | self.OF_VM_GROUPS)
+
+    def test_none_without_asking(self):
+        p = self.pair()
+        control = self.connect(p, 'alpha')
+        p.done('cut', 'alpha', '--wait')
+        control.send({'execute': 'query-pending'})
+        self.assertIn('return', control.read())
+
+    def test_of_both_sides(self):
+        p = self.pair()
+        primary, secondary = self.subscribe(p, 'alpha'), self.subscribe(p, 'beta')
+        self.until(primary, 'STATE', state='protected', role='primary', reason='')
+        self.until(secondary, 'STATE', state='standby', role='secondary')
+        epoch = int(re.search(r'\d+', p.done('cut', 'alpha', '--wait'))[0])
+        for control in (primary, secondary):
+            while self.until(control, 'EPOCH_COMMITTED')['epoch'] < epoch:
+                pass
+        p.done('disconnect', 'alpha')
+        self.until(primary, 'STATE', state='solo')
+        p.done('connect', 'alpha')
+        for control, state in ((primary, 'protected'), (secondary, 'standby')):
+            self.until(control, 'STATE', state=state)
+        self.until(primary, 'SYNC_COMPLETED')
+
+    def test_discard(self):
+        p = self.pair(group='commit-policy = manual\nepoch-ms = 0\n')
+        secondary = self.subscribe(p, 'beta')
+        epoch = int(re.search(r'\d+', p.done('cut', 'alpha', '--wait=received'))[0])
+        p.done('discard', 'beta')
+        self.assertGreaterEqual(self.until(secondary, 'EPOCH_DISCARDED')['epoch'], epoch)
+
+
+class Secondary(Nodes):
+    def test_examples_of_a_controller(self):
+        p = self.pair(group='commit-policy = manual\nepoch-ms = 0\n')
+        control = self.connect(p, 'beta')
+        for command in ON_MANUAL_SECONDARY:
+            for example in EXAMPLES[command]:
+                epoch = int(re.search(r'\d+', p.done('cut', 'alpha', '--wait=received'))[0])
+                given = 'epoch' in example.request.get('arguments', {})
+                self.run_example(control, example, **({'epoch': epoch} if given else {}))
+
+    def test_examples_of_a_failover(self):
+        p = self.pair()
+        p.stop_hard('alpha')
+        p.wait('beta has noticed', lambda: not json.loads(p.done('status', 'beta', '--json'))['link']['connected'])
+        for command in ON_LONELY_SECONDARY:
+            for example in EXAMPLES[command]:
+                self.run_example(self.connect(p, 'beta'), example)
+
+
+if __name__ == '__main__':
+    unittest.main()
