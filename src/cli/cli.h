@@ -18,6 +18,7 @@ struct cli_args {
 	const char *conf_path;
 	const char *node; /* NULL = the one named as this host */
 	bool force;
+	bool guest, disks_only;
 	bool json;
 	bool watch;
 	uint64_t wait;        /* enum cli_wait */

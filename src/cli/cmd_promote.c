@@ -16,8 +16,12 @@ int cmd_promote(struct cli *cli, struct error *err)
 	json_t *arguments = NULL, *reply;
 	int r;
 
+	if (cli->args.force || cli->args.disks_only)
+		arguments = json_object();
 	if (cli->args.force)
-		arguments = json_pack("{s:b}", "force", 1);
+		json_object_set_new(arguments, "force", json_true());
+	if (cli->args.disks_only)
+		json_object_set_new(arguments, "disks-only", json_true());
 	r = client_command(cli, "promote", arguments, CLIENT_ANSWER_MS, &reply, err);
 	if (r < 0)
 		return r;

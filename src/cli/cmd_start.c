@@ -71,7 +71,8 @@ static int start_exec(
 	char threads[24], config[PATH_MAX + 8], node[CONF_MAX_NAME + 8], as[24];
 	char resolved[PATH_MAX];
 	char *argv[] = {(char[]){"nbdkit"}, (char[]){"-f"}, (char[]){"-U"}, socket, (char[]){"-t"},
-		threads, plugin, config, node, as, NULL};
+		threads, plugin, config, node, as, cli->args.guest ? (char[]){"guest=yes"} : NULL,
+		NULL};
 
 	/* absolute: what follows must not depend on the working directory */
 	if (!realpath(cli->conf->path, resolved))

@@ -76,8 +76,14 @@ static const struct option_spec options_commit[] = {
 	END,
 };
 
+static const struct option_spec options_start[] = {
+	FLAG("guest", guest, "with memory and state of a guest, for its controller"),
+	END,
+};
+
 static const struct option_spec options_promote[] = {
 	FLAG("force", force, "also while the primary is alive: it stops serving writes"),
+	FLAG("disks-only", disks_only, "of a guest: without its memory, to be booted anew"),
 	END,
 };
 
@@ -91,12 +97,12 @@ const struct command commands[] = {
 		"Runs the node in the foreground, as nbdkit with the Tandem plugin, until SIGTERM "
 		"or\n"
 		"`tandem shutdown`. The disks are exports of RUN-DIR/nbd.sock.",
-		options_none, cmd_primary},
+		options_start, cmd_primary},
 	{"secondary", "run the node that can take over",
 		"Runs the node in the foreground, as nbdkit with the Tandem plugin, until SIGTERM "
 		"or\n"
 		"`tandem shutdown`. Its exports are read-only until it is promoted.",
-		options_none, cmd_secondary},
+		options_start, cmd_secondary},
 	{"status", "show what a node does",
 		"Shows role, state and its reason, epochs, lag, synchronisation, disks and link.",
 		options_status, cmd_status},

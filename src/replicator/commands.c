@@ -48,22 +48,40 @@ static int command_query_pending(struct command_call *c, json_t **ret, struct er
 	return 0;
 }
 
-static int command_cut(struct command_call *c, json_t **ret, struct error *err)
+int command_get_wait(struct command_call *c, const char *what, int *ret_kind, uint64_t *ret_ms,
+	struct error *err)
 {
 	json_t *wait = json_object_get(c->arguments, "wait");
 	json_t *timeout = json_object_get(c->arguments, "timeout-ms");
 	const char *how = wait ? json_string_value(wait) : "none";
-	struct node *n = c->n;
-	uint64_t epoch = 0;
 	json_int_t ms = timeout ? json_integer_value(timeout) : COMMAND_TIMEOUT_MS;
-	int r;
 
 	if (strcmp(how, "none") != 0 && strcmp(how, "received") != 0 &&
 		strcmp(how, "committed") != 0)
 		return error_set(err, ERROR_USAGE, -EINVAL,
-			"cut: wait is none, received or committed, not \"%s\"", how);
+			"%s: wait is none, received or committed, not \"%.64s\"", what, how);
 	if (ms < 0 || ms > 86400000)
-		return error_set(err, ERROR_USAGE, -ERANGE, "cut: timeout-ms is 0 to 86400000");
+		return error_set(
+			err, ERROR_USAGE, -ERANGE, "%s: timeout-ms is 0 to 86400000", what);
+	*ret_kind = how[0] == 'n' ? WAIT_NONE : how[0] == 'r' ? WAIT_RECEIVED : WAIT_COMMITTED;
+	*ret_ms = (uint64_t)ms;
+	return 0;
+}
+
+static int command_cut(struct command_call *c, json_t **ret, struct error *err)
+{
+	struct node *n = c->n;
+	uint64_t epoch = 0, ms;
+	int r, kind;
+
+	r = command_get_wait(c, "cut", &kind, &ms, err);
+	if (r < 0)
+		return r;
+	if (n->guest && kind != WAIT_NONE)
+		return error_set(err, ERROR_USAGE, -EINVAL,
+			"cut: with a guest it does not seal: give wait to seal");
+	if (n->guest)
+		return command_checkpoint_cut(c, ret, err);
 	pthread_mutex_lock(&n->lock);
 	r = n->sender ? sender_cut(n->sender, &epoch) : -ENOENT;
 	pthread_mutex_unlock(&n->lock);
@@ -75,23 +93,25 @@ static int command_cut(struct command_call *c, json_t **ret, struct error *err)
 	if (r < 0)
 		return error_set(err, ERROR_STATE, r, "cut: this primary is not replicating: %s",
 			r == -EAGAIN ? "the queue is full" : n->reason);
-	if (strcmp(how, "none") == 0) {
+	if (kind == WAIT_NONE) {
 		*ret = json_pack("{s:I}", "epoch", (json_int_t)epoch);
 		return 0;
 	}
-	c->wait.kind = how[0] == 'r' ? WAIT_RECEIVED : WAIT_COMMITTED;
+	c->wait.kind = kind;
 	c->wait.epoch = epoch;
-	c->wait.deadline = clock_ns() + (uint64_t)ms * NS_PER_MS;
+	c->wait.deadline = clock_ns() + ms * NS_PER_MS;
 	return 0;
 }
 
-int command_wait_over(struct node *n, const struct command_wait *w, json_t **ret, struct error *err)
+int command_wait_over(struct node *n, struct command_wait *w, json_t **ret, struct error *err)
 {
 	struct sender_status s = {0};
 	struct receiver_status r = {0};
 	uint64_t committed, received;
 	bool sender;
 
+	if (w->kind == WAIT_JOB)
+		return command_job_over(n, w, ret, err);
 	pthread_mutex_lock(&n->lock);
 	sender = n->sender != NULL;
 	if (sender)
@@ -177,14 +197,19 @@ static int command_discard(struct command_call *c, json_t **ret, struct error *e
 static int command_promote(struct command_call *c, json_t **ret, struct error *err)
 {
 	bool force = json_is_true(json_object_get(c->arguments, "force"));
+	bool disks_only = json_is_true(json_object_get(c->arguments, "disks-only"));
 	struct promotion p;
-	int r = promote(c->n, force, &p, err);
+	int r = promote(c->n, force, disks_only, &p, err);
 
 	if (r < 0)
 		return error_prefix(err, "promote");
 	*ret = json_pack("{s:I,s:I,s:{s:I,s:I}}", "epoch", (json_int_t)p.epoch, "generation",
 		(json_int_t)p.generation, "discarded", "epochs", (json_int_t)p.discarded_epochs,
 		"bytes", (json_int_t)p.discarded_bytes);
+	if (p.memory)
+		json_object_set_new(*ret, "memory",
+			json_pack("{s:I,s:I}", "epoch", (json_int_t)p.epoch, "state-bytes",
+				(json_int_t)p.state_bytes));
 	return 0;
 }
 
@@ -245,7 +270,8 @@ struct command_argument {
 static const struct command {
 	const char *name;
 	int (*fn)(struct command_call *c, json_t **ret, struct error *err);
-	struct command_argument arguments[3];
+	struct command_argument arguments[7];
+	unsigned fds;
 } commands[] = {
 	{"query-commands", command_query_commands, {{0}}},
 	{"query-status", command_query_status, {{0}}},
@@ -253,7 +279,19 @@ static const struct command {
 	{"cut", command_cut, {{"wait", JSON_STRING}, {"timeout-ms", JSON_INTEGER}}},
 	{"commit", command_commit, {{"epoch", JSON_INTEGER}}},
 	{"discard", command_discard, {{0}}},
-	{"promote", command_promote, {{"force", JSON_TRUE}}},
+	{"promote", command_promote, {{"force", JSON_TRUE}, {"disks-only", JSON_TRUE}}},
+	{"checkpoint-begin", command_checkpoint_begin, {{0}}},
+	{"submit", command_submit,
+		{{"epoch", JSON_INTEGER}, {"runs", JSON_INTEGER}, {"table", JSON_INTEGER},
+			{"state-bytes", JSON_INTEGER}, {"state-data", JSON_INTEGER},
+			{"state-offset", JSON_INTEGER}},
+		2},
+	{"seal", command_seal,
+		{{"epoch", JSON_INTEGER}, {"wait", JSON_STRING}, {"timeout-ms", JSON_INTEGER}}},
+	{"abandon", command_abandon, {{"epoch", JSON_INTEGER}}},
+	{"query-memory", command_query_memory, {{0}}},
+	{"query-state", command_query_state, {{0}}},
+	{"release-memory", command_release_memory, {{0}}},
 	{"connect", command_connect, {{0}}},
 	{"disconnect", command_disconnect, {{0}}},
 	{"shutdown", command_shutdown, {{0}}},
@@ -296,6 +334,14 @@ static int command_check_arguments(const struct command *cmd, json_t *args, stru
 			return error_set(err, ERROR_USAGE, -EINVAL,
 				"%s: argument \"%s\" is of the wrong type", cmd->name, key);
 	}
+	return 0;
+}
+
+unsigned command_takes_fds(const char *name)
+{
+	for (size_t i = 0; name && i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return commands[i].fds;
 	return 0;
 }
 

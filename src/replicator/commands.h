@@ -10,9 +10,12 @@
 
 /* An answer that comes later. */
 struct command_wait {
-	enum { WAIT_NONE, WAIT_RECEIVED, WAIT_COMMITTED } kind;
+	enum { WAIT_NONE, WAIT_RECEIVED, WAIT_COMMITTED, WAIT_JOB } kind;
 	uint64_t epoch;
-	uint64_t deadline; /* clock_ns */
+	uint64_t deadline;      /* clock_ns */
+	struct submit_job *job; /* WAIT_JOB: owned */
+	int after;              /* ... and then this kind of wait, for the job's epoch */
+	uint64_t after_ms;
 };
 
 struct command_call {
@@ -20,15 +23,41 @@ struct command_call {
 	json_t *arguments; /* an object, or NULL */
 	struct command_wait wait;
 	bool events_set, events; /* "events" was called */
+	const void *client;      /* who asks, as an identity */
+	int fds[2]; /* descriptors that came with it, in order, -1 = none; who takes one sets -1 */
+	int answer_fd; /* goes with the answer, owned; -1 = none */
 };
 
 /* 0 with *ret_answer (a new reference; NULL when call->wait is set), or negative with *err. */
 int command_execute(
 	const char *name, struct command_call *call, json_t **ret_answer, struct error *err);
+/* How many descriptors the command takes. */
+unsigned command_takes_fds(const char *name);
 /* Whether the wait is over: 1 with *ret_answer, 0 = not yet, negative with *err. */
 int command_wait_over(
-	struct node *n, const struct command_wait *w, json_t **ret_answer, struct error *err);
+	struct node *n, struct command_wait *w, json_t **ret_answer, struct error *err);
+/* Nobody waits any more. */
+void command_wait_drop(struct node *n, struct command_wait *w);
+/* A client's connection ended. */
+void command_client_gone(struct node *n, const void *client);
 const char *command_kind_name(enum error_kind kind);
+
+/* commands_guest.c */
+int command_checkpoint_begin(struct command_call *c, json_t **ret, struct error *err);
+int command_submit(struct command_call *c, json_t **ret, struct error *err);
+int command_seal(struct command_call *c, json_t **ret, struct error *err);
+int command_abandon(struct command_call *c, json_t **ret, struct error *err);
+int command_query_memory(struct command_call *c, json_t **ret, struct error *err);
+int command_query_state(struct command_call *c, json_t **ret, struct error *err);
+int command_release_memory(struct command_call *c, json_t **ret, struct error *err);
+/* The cut of a group with a guest. */
+int command_checkpoint_cut(struct command_call *c, json_t **ret, struct error *err);
+/* WAIT_JOB, as command_wait_over; may turn into another kind of wait. */
+int command_job_over(
+	struct node *n, struct command_wait *w, json_t **ret_answer, struct error *err);
+/* "wait" and "timeout-ms" of cut and seal. */
+int command_get_wait(struct command_call *c, const char *what, int *ret_kind, uint64_t *ret_ms,
+	struct error *err);
 
 /* status.c: the answers of query-status and query-pending; new references. */
 json_t *answer_status(struct node *n);

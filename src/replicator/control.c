@@ -14,6 +14,7 @@
 
 #include "replicator/commands.h"
 #include "replicator/receiver.h"
+#include "replicator/sender.h"
 #include "replicator/wake.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -21,6 +22,7 @@
 #define CONTROL_CLIENTS 32
 #define CONTROL_LINE (1u << 20)
 #define CONTROL_OUT (4u << 20) /* a client that does not read is dropped beyond that */
+#define CONTROL_FDS 8          /* descriptors that came and were not taken */
 #define CONTROL_WAITS 16       /* answers outstanding per client */
 
 struct control_wait {
@@ -33,6 +35,10 @@ struct control_client {
 	char *in, *out;
 	size_t in_len, out_len;
 	bool events;
+	int fds[CONTROL_FDS];
+	unsigned nfds;
+	int out_fd; /* to be sent with the byte out[out_fd_at]; -1 = none */
+	size_t out_fd_at;
 	struct control_wait waits[CONTROL_WAITS];
 };
 
@@ -50,28 +56,69 @@ struct control {
 	char last_state[32];
 	uint64_t last_committed, last_discards;
 	json_int_t sync_bytes; /* of the sync that runs or ran last */
+	/* of a primary with a guest */
+	uint64_t last_session;
+	bool last_connected, last_copied, last_due;
 };
 
-static void control_drop(struct control_client *c)
+static void control_drop(struct control *ctl, struct control_client *c)
 {
 	for (unsigned i = 0; i < CONTROL_WAITS; i++)
 		if (c->waits[i].wait.kind != WAIT_NONE)
 			json_decref(c->waits[i].id);
+	for (unsigned i = 0; i < CONTROL_WAITS; i++)
+		command_wait_drop(ctl->n, &c->waits[i].wait);
+	command_client_gone(ctl->n, c);
+	while (c->nfds)
+		close(c->fds[--c->nfds]);
+	if (c->out_fd >= 0)
+		close(c->out_fd);
 	close(c->fd);
 	free(c->in);
 	free(c->out);
 	memset(c, 0, sizeof(*c));
-	c->fd = -1;
+	c->fd = c->out_fd = -1;
 }
 
-static void control_flush(struct control_client *c)
+/* One call; a descriptor goes with the first byte of its answer. */
+static ssize_t control_write(struct control_client *c)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} u = {0};
+	struct iovec iov = {c->out, c->out_len};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+	ssize_t n;
+
+	if (c->out_fd >= 0 && c->out_fd_at > 0)
+		iov.iov_len = c->out_fd_at;
+	if (c->out_fd >= 0 && c->out_fd_at == 0) {
+		msg.msg_control = u.buf;
+		msg.msg_controllen = sizeof(u.buf);
+		*CMSG_FIRSTHDR(&msg) = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)),
+			.cmsg_level = SOL_SOCKET,
+			.cmsg_type = SCM_RIGHTS};
+		memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &c->out_fd, sizeof(int));
+	}
+	n = sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n > 0 && msg.msg_control) {
+		close(c->out_fd);
+		c->out_fd = -1;
+	} else if (n > 0 && c->out_fd >= 0) {
+		c->out_fd_at -= (size_t)n;
+	}
+	return n;
+}
+
+static void control_flush(struct control *ctl, struct control_client *c)
 {
 	while (c->out_len > 0) {
-		ssize_t n = send(c->fd, c->out, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = control_write(c);
 
 		if (n < 0) {
 			if (errno != EAGAIN && errno != EINTR)
-				control_drop(c);
+				control_drop(ctl, c);
 			return;
 		}
 		c->out_len -= (size_t)n;
@@ -79,8 +126,8 @@ static void control_flush(struct control_client *c)
 	}
 }
 
-/* Takes o. */
-static void control_send(struct control_client *c, json_t *o)
+/* Takes o, and fd if it is not -1. */
+static void control_send(struct control *ctl, struct control_client *c, json_t *o, int fd)
 {
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	size_t len = text ? strlen(text) : 0;
@@ -89,12 +136,24 @@ static void control_send(struct control_client *c, json_t *o)
 	json_decref(o);
 	if (c->fd < 0 || !text) {
 		free(text);
+		if (fd >= 0)
+			close(fd);
 		return;
+	}
+	if (fd >= 0 && c->out_fd >= 0) { /* it asks for more than it takes */
+		close(fd);
+		free(text);
+		control_drop(ctl, c);
+		return;
+	}
+	if (fd >= 0) {
+		c->out_fd = fd;
+		c->out_fd_at = c->out_len;
 	}
 	p = c->out_len + len + 1 > CONTROL_OUT ? NULL : realloc(c->out, c->out_len + len + 1);
 	if (!p) {
 		free(text);
-		control_drop(c);
+		control_drop(ctl, c);
 		return;
 	}
 	c->out = p;
@@ -102,12 +161,12 @@ static void control_send(struct control_client *c, json_t *o)
 	p[c->out_len + len] = '\n';
 	c->out_len += len + 1;
 	free(text);
-	control_flush(c);
+	control_flush(ctl, c);
 }
 
-/* Takes answer; id may be NULL and is not taken. */
-static void control_answer(
-	struct control_client *c, json_t *id, int r, json_t *answer, const struct error *err)
+/* Takes answer and fd; id may be NULL and is not taken. */
+static void control_answer(struct control *ctl, struct control_client *c, json_t *id, int r,
+	json_t *answer, int fd, const struct error *err)
 {
 	json_t *o = json_object();
 
@@ -119,10 +178,11 @@ static void control_answer(
 		json_object_set_new(o, "return", answer);
 	if (id)
 		json_object_set(o, "id", id);
-	control_send(c, o);
+	control_send(ctl, c, o, fd);
 }
 
-static void control_remember(struct control_client *c, const struct command_wait *w, json_t *id)
+static void control_remember(
+	struct control *ctl, struct control_client *c, struct command_wait *w, json_t *id)
 {
 	struct error err;
 
@@ -134,13 +194,25 @@ static void control_remember(struct control_client *c, const struct command_wait
 		return;
 	}
 	error_set(&err, ERROR_USAGE, -EBUSY, "too many requests wait on this connection");
-	control_answer(c, id, -EBUSY, NULL, &err);
+	command_wait_drop(ctl->n, w);
+	control_answer(ctl, c, id, -EBUSY, NULL, -1, &err);
+}
+
+/* The descriptors that a request takes: the oldest that came. */
+static void control_take_fds(struct control_client *c, const char *name, struct command_call *call)
+{
+	unsigned n = command_takes_fds(name);
+
+	for (unsigned i = 0; i < n && c->nfds; i++) {
+		call->fds[i] = c->fds[0];
+		memmove(c->fds, c->fds + 1, --c->nfds * sizeof(c->fds[0]));
+	}
 }
 
 static void control_line(
 	struct control *ctl, struct control_client *c, const char *line, size_t len)
 {
-	struct command_call call = {.n = ctl->n};
+	struct command_call call = {.n = ctl->n, .client = c, .fds = {-1, -1}, .answer_fd = -1};
 	struct error err = {0};
 	json_t *request, *id, *answer = NULL, *name;
 	const char *key;
@@ -162,15 +234,56 @@ static void control_line(
 						     strcmp(key, "arguments") != 0 &&
 						     strcmp(key, "id") != 0) r =
 		error_set(&err, ERROR_USAGE, -EINVAL, "unknown member \"%.64s\"", key);
+	control_take_fds(c, json_string_value(name), &call);
 	if (r == 0)
 		r = command_execute(json_string_value(name), &call, &answer, &err);
+	for (unsigned i = 0; i < 2; i++)
+		if (call.fds[i] >= 0)
+			close(call.fds[i]);
 	if (r == 0 && call.wait.kind != WAIT_NONE)
-		control_remember(c, &call.wait, id);
+		control_remember(ctl, c, &call.wait, id);
 	else
-		control_answer(c, id, r, answer, &err);
+		control_answer(ctl, c, id, r, answer, call.answer_fd, &err);
 	if (call.events_set && c->fd >= 0)
 		c->events = call.events;
 	json_decref(request);
+}
+
+/* As recv; descriptors go to the client's list.  -EMSGSIZE: too many. */
+static ssize_t control_recv(struct control_client *c)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(CONTROL_FDS * sizeof(int))];
+	} u;
+	struct iovec iov = {c->in + c->in_len, CONTROL_LINE - c->in_len};
+	struct msghdr msg = {.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = u.buf,
+		.msg_controllen = sizeof(u.buf)};
+	ssize_t n = recvmsg(c->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	bool over = n >= 0 && (msg.msg_flags & MSG_CTRUNC);
+
+	if (n < 0)
+		return -errno;
+	for (struct cmsghdr *h = CMSG_FIRSTHDR(&msg); h; h = CMSG_NXTHDR(&msg, h)) {
+		size_t count = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t i = 0; i < count; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(h) + i * sizeof(int), sizeof(int));
+			if (c->nfds < CONTROL_FDS) {
+				c->fds[c->nfds++] = fd;
+			} else {
+				close(fd);
+				over = true;
+			}
+		}
+	}
+	return over ? -EMSGSIZE : n;
 }
 
 static void control_read(struct control *ctl, struct control_client *c)
@@ -181,14 +294,14 @@ static void control_read(struct control *ctl, struct control_client *c)
 	if (!c->in)
 		c->in = malloc(CONTROL_LINE);
 	if (!c->in || c->in_len == CONTROL_LINE) {
-		control_drop(c);
+		control_drop(ctl, c);
 		return;
 	}
-	n = recv(c->fd, c->in + c->in_len, CONTROL_LINE - c->in_len, MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+	n = control_recv(c);
+	if (n == -EAGAIN || n == -EINTR)
 		return;
 	if (n <= 0) {
-		control_drop(c);
+		control_drop(ctl, c);
 		return;
 	}
 	c->in_len += (size_t)n;
@@ -217,7 +330,7 @@ static void control_check_waits(struct control *ctl, struct control_client *c)
 		if (r == 0)
 			continue;
 		w->wait.kind = WAIT_NONE;
-		control_answer(c, id, r, answer, &err);
+		control_answer(ctl, c, id, r, answer, -1, &err);
 		json_decref(id);
 	}
 }
@@ -226,8 +339,8 @@ static void control_event(struct control *ctl, const char *name, json_t *data)
 {
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
 		if (ctl->clients[i].fd >= 0 && ctl->clients[i].events)
-			control_send(&ctl->clients[i],
-				json_pack("{s:s,s:O}", "event", name, "data", data));
+			control_send(ctl, &ctl->clients[i],
+				json_pack("{s:s,s:O}", "event", name, "data", data), -1);
 	json_decref(data);
 }
 
@@ -256,6 +369,40 @@ static uint64_t control_discarded(struct control *ctl)
 		return 0;
 	ctl->last_discards = discards;
 	return st.core.discarded;
+}
+
+/* What the controller of a guest must know. */
+static void control_guest_events(struct control *ctl)
+{
+	struct node *n = ctl->n;
+	struct sender_status st = {0};
+	bool copied, connected, due;
+
+	pthread_mutex_lock(&n->lock);
+	if (n->sender)
+		sender_get_status(n->sender, &st);
+	connected = n->sender && sender_session_id(n->sender);
+	pthread_mutex_unlock(&n->lock);
+	copied = connected && st.disks_copied;
+	due = connected && copied && st.max_bytes && st.open_bytes >= st.max_bytes;
+	if (ctl->last_connected && (!connected || st.session != ctl->last_session)) {
+		ctl->last_connected = ctl->last_copied = ctl->last_due = false;
+		control_event(ctl, "SESSION", json_pack("{s:b}", "connected", false));
+	}
+	if (connected && !ctl->last_connected)
+		control_event(ctl, "SESSION",
+			json_pack("{s:b,s:I}", "connected", true, "epoch", (json_int_t)st.open));
+	if (copied && !ctl->last_copied)
+		control_event(
+			ctl, "DISKS_IN_SYNC", json_pack("{s:I}", "epoch", (json_int_t)st.open));
+	if (due && !ctl->last_due)
+		control_event(ctl, "CHECKPOINT_DUE",
+			json_pack("{s:I,s:I}", "epoch", (json_int_t)st.open, "bytes",
+				(json_int_t)st.open_bytes));
+	ctl->last_session = st.session;
+	ctl->last_connected = connected;
+	ctl->last_copied = copied;
+	ctl->last_due = due;
 }
 
 static void control_events(struct control *ctl)
@@ -288,6 +435,8 @@ static void control_events(struct control *ctl)
 		control_event(
 			ctl, "EPOCH_COMMITTED", json_pack("{s:I}", "epoch", (json_int_t)committed));
 	}
+	if (ctl->n->guest)
+		control_guest_events(ctl);
 	json_decref(s);
 }
 
@@ -301,10 +450,11 @@ static void control_accept(struct control *ctl)
 		if (ctl->clients[i].fd >= 0)
 			continue;
 		ctl->clients[i].fd = fd;
-		control_send(
-			&ctl->clients[i], json_pack("{s:{s:s,s:i,s:s,s:s}}", "tandem", "version",
-						  TANDEM_VERSION, "control", 1, "group",
-						  ctl->n->conf->group, "node", ctl->n->own->name));
+		control_send(ctl, &ctl->clients[i],
+			json_pack("{s:{s:s,s:i,s:s,s:s}}", "tandem", "version", TANDEM_VERSION,
+				"control", 1, "group", ctl->n->conf->group, "node",
+				ctl->n->own->name),
+			-1);
 		return;
 	}
 	close(fd); /* the limit of connections */
@@ -313,7 +463,7 @@ static void control_accept(struct control *ctl)
 /* Poll slots: wake, listener, clients. */
 static bool control_poll(struct control *ctl, struct pollfd *fds)
 {
-	bool watched = false;
+	bool watched = false, was;
 
 	fds[0] = (struct pollfd){.fd = ctl->wake.fd, .events = POLLIN};
 	fds[1] = (struct pollfd){.fd = ctl->listener, .events = POLLIN};
@@ -326,8 +476,9 @@ static bool control_poll(struct control *ctl, struct pollfd *fds)
 		for (unsigned w = 0; w < CONTROL_WAITS; w++)
 			watched |= c->waits[w].wait.kind != WAIT_NONE;
 	}
-	atomic_store(&ctl->watched, watched);
-	(void)poll(fds, 2 + CONTROL_CLIENTS, watched ? 100 : 1000);
+	/* What happened just before somebody began to watch woke nobody: look once more. */
+	was = atomic_exchange(&ctl->watched, watched);
+	(void)poll(fds, 2 + CONTROL_CLIENTS, watched && !was ? 0 : watched ? 100 : 1000);
 	if (fds[0].revents)
 		wake_clear(&ctl->wake);
 	return watched;
@@ -347,7 +498,7 @@ static void *control_main(void *arg)
 			struct control_client *c = &ctl->clients[i];
 
 			if (c->fd >= 0 && fds[2 + i].fd == c->fd && fds[2 + i].revents & POLLOUT)
-				control_flush(c);
+				control_flush(ctl, c);
 			if (c->fd >= 0 && fds[2 + i].fd == c->fd &&
 				fds[2 + i].revents & (POLLIN | POLLHUP | POLLERR))
 				control_read(ctl, c);
@@ -371,7 +522,7 @@ int control_new(struct node *n, struct control **ret_control, struct error *err)
 	ctl->n = n;
 	ctl->listener = ctl->wake.fd = -1;
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
-		ctl->clients[i].fd = -1;
+		ctl->clients[i].fd = ctl->clients[i].out_fd = -1;
 	node_path(n->own->run_dir, "control.sock", path, sizeof(path));
 	if (strlen(path) >= sizeof(a.sun_path)) {
 		free(ctl);
@@ -410,7 +561,7 @@ struct control *control_free(struct control *ctl)
 		pthread_join(ctl->thread, NULL);
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
 		if (ctl->clients[i].fd >= 0)
-			control_drop(&ctl->clients[i]);
+			control_drop(ctl, &ctl->clients[i]);
 	if (ctl->listener >= 0) {
 		close(ctl->listener);
 		unlink(ctl->path);

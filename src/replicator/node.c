@@ -8,9 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/pages.h"
 #include "replicator/control.h"
+#include "replicator/memory.h"
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
+#include "replicator/submit.h"
 #include "replicator/volume.h"
 #include "util/log.h"
 
@@ -75,6 +78,7 @@ void node_supersede(struct node *n, uint64_t generation)
 
 	pthread_mutex_lock(&n->lock);
 	atomic_store(&n->access, NODE_ACCESS_NONE);
+	barrier_end(n, NULL);
 	sender_fail(n->sender);
 	node_set_reason(n, "superseded: the other node was promoted (generation %llu)",
 		(unsigned long long)generation);
@@ -101,6 +105,15 @@ void node_hello(struct node *n, enum identity_role role, struct hello *ret_hello
 	snprintf(h.id.name, sizeof(h.id.name), "%s", n->conf->group);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		h.id.volume[i].size = n->volumes[i].size;
+	if (n->guest) {
+		struct identity_volume *v = &h.id.volume[n->nvolumes];
+
+		h.id.volumes = n->nvolumes + 2;
+		v[0] = (struct identity_volume){
+			.kind = IDENTITY_KIND_MEMORY, .size = n->conf->guest_memory, .name = "ram"};
+		v[1] = (struct identity_volume){
+			.kind = IDENTITY_KIND_STATE, .size = PAGES_STATE_MAX, .name = "state"};
+	}
 	pthread_mutex_lock(&n->lock);
 	if (n->receiver) {
 		struct receiver_status st;
@@ -159,7 +172,10 @@ static int node_start_primary(struct node *n, struct error *err)
 
 static int node_start_secondary(struct node *n, struct error *err)
 {
-	int r = receiver_new(n, &n->receiver, err);
+	int r = n->guest ? memory_new(n->conf->guest_memory, &n->memory, err) : 0;
+
+	if (r == 0)
+		r = receiver_new(n, &n->receiver, err);
 
 	if (r < 0)
 		return r;
@@ -167,8 +183,26 @@ static int node_start_secondary(struct node *n, struct error *err)
 	return receiver_start(n->receiver, true, err);
 }
 
-int node_start(const struct conf *conf, unsigned self, enum node_role role, struct node **ret_node,
-	struct error *err)
+static int node_check_guest(const struct node *n, struct error *err)
+{
+	if (!n->guest)
+		return 0;
+	if (!n->conf->guest_memory)
+		return error_set(err, ERROR_CONFIG, -EINVAL,
+			"a node with a guest needs memory in [guest] of %s", n->conf->path);
+	for (unsigned i = 0; i < n->own->ndisks; i++)
+		if (strcmp(n->own->disks[i].name, "ram") == 0 ||
+			strcmp(n->own->disks[i].name, "state") == 0)
+			return error_set(err, ERROR_CONFIG, -EINVAL,
+				"disk.%s: with a guest that is the name of another volume",
+				n->own->disks[i].name);
+	if (n->own->ndisks + 2 > RECORD_MAX_VOLUMES)
+		return error_set(err, ERROR_CONFIG, -EINVAL, "too many disks beside a guest");
+	return 0;
+}
+
+int node_start(const struct conf *conf, unsigned self, enum node_role role, bool guest,
+	struct node **ret_node, struct error *err)
 {
 	struct node *n = calloc(1, sizeof(*n));
 	char path[512];
@@ -181,13 +215,16 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, stru
 	n->own = &conf->nodes[self];
 	n->peer = conf->nnodes > 1 ? &conf->nodes[1 - self] : NULL;
 	n->role = role;
+	n->guest = guest;
 	n->meta.fd = -1;
 	atomic_store(&n->access, NODE_ACCESS_NONE);
 	pthread_mutex_init(&n->lock, NULL);
 	pthread_mutex_init(&n->meta_lock, NULL);
 	pthread_cond_init(&n->changed, NULL);
-	r = transport_security_load(
-		conf->tls_psk, conf->tls_psk_user, conf->tls_x509, &n->security, err);
+	r = node_check_guest(n, err);
+	if (r == 0)
+		r = transport_security_load(
+			conf->tls_psk, conf->tls_psk_user, conf->tls_x509, &n->security, err);
 	if (r == 0)
 		r = metafile_open(&n->meta,
 			node_path(n->own->state_dir, "group.meta", path, sizeof(path)), err);
@@ -197,6 +234,10 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, stru
 	}
 	if (r == 0)
 		r = node_check_disks(n, err);
+	if (r == 0)
+		r = barrier_start(n, err);
+	if (r == 0 && guest)
+		r = submit_start(n, &n->submitter, err);
 	if (r == 0)
 		r = role == NODE_PRIMARY ? node_start_primary(n, err)
 					 : node_start_secondary(n, err);
@@ -248,8 +289,11 @@ struct node *node_free(struct node *n)
 	n->control = NULL;
 	pthread_mutex_unlock(&n->lock);
 	control_free(c);
+	n->submitter = submit_stop(n->submitter);
 	sender_free(n->sender);
 	receiver_free(n->receiver);
+	barrier_stop(n);
+	memory_free(n->memory);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		volume_close(&n->volumes[i]);
 	metafile_close(&n->meta);

@@ -24,6 +24,7 @@
 #include "core/rangelock.h"
 #include "core/replica.h"
 #include "replicator/backing.h"
+#include "replicator/barrier.h"
 #include "replicator/metafile.h"
 #include "replicator/snapshot.h"
 #include "replicator/transport.h"
@@ -49,6 +50,8 @@ struct volume {
 	struct snapshots snapshots;
 };
 
+struct memory;
+struct submitter;
 struct sender;
 struct receiver;
 struct control;
@@ -75,14 +78,20 @@ struct node {
 	bool unwritten, shared;          /* (L) as in meta.id: what a first write must look at */
 	bool crashed;                    /* the last run was a primary's and did not end in order */
 
+	/* A node with a guest (docs/control.md, "VM groups"): fixed at the start. */
+	bool guest;
+	struct barrier barrier;
+	struct memory *memory;       /* (L) of a secondary, and after its promotion; else NULL */
+	struct submitter *submitter; /* submit.c */
+
 	struct sender *sender;     /* (L) primary, also after a promotion */
 	struct receiver *receiver; /* (L) secondary; NULL again once a promotion has drained */
 	struct control *control;
 };
 
 /* Opens everything and starts the threads; called once, after nbdkit's fork. */
-int node_start(const struct conf *conf, unsigned self, enum node_role role, struct node **ret_node,
-	struct error *err);
+int node_start(const struct conf *conf, unsigned self, enum node_role role, bool guest,
+	struct node **ret_node, struct error *err);
 /* Orderly end of replication (cut, commit or give up after wait_ms, goodbye); afterwards the node
  * serves nothing more.  Once. */
 void node_stop(struct node *n, unsigned wait_ms);

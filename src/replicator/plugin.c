@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The nbdkit plugin: one export per disk of the group.  Parameters: config=FILE node=NAME
- * role=primary|secondary (given by `tandem primary` and `tandem secondary`). */
+ * role=primary|secondary guest=yes|no (given by `tandem primary` and `tandem secondary`). */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -25,20 +25,22 @@ struct plugin_handle {
 	struct snapshot *snapshot; /* read-only; NULL: served live */
 };
 
-static char *plugin_config_path, *plugin_node_name, *plugin_role;
+static char *plugin_config_path, *plugin_node_name, *plugin_role, *plugin_guest;
 static struct conf *plugin_conf;
 static unsigned plugin_self;
 static struct node *plugin_node;
 
 static int plugin_config(const char *key, const char *value)
 {
-	char **to = strcmp(key, "config") == 0 ? &plugin_config_path
-		    : strcmp(key, "node") == 0 ? &plugin_node_name
-		    : strcmp(key, "role") == 0 ? &plugin_role
-					       : NULL;
+	char **to = strcmp(key, "config") == 0  ? &plugin_config_path
+		    : strcmp(key, "node") == 0  ? &plugin_node_name
+		    : strcmp(key, "role") == 0  ? &plugin_role
+		    : strcmp(key, "guest") == 0 ? &plugin_guest
+						: NULL;
 
 	if (!to) {
-		nbdkit_error("unknown parameter \"%s\"; there are config, node and role", key);
+		nbdkit_error(
+			"unknown parameter \"%s\"; there are config, node, role and guest", key);
 		return -1;
 	}
 	free(*to);
@@ -54,6 +56,10 @@ static int plugin_config_complete(void)
 	if (!plugin_config_path || !plugin_role ||
 		(strcmp(plugin_role, "primary") != 0 && strcmp(plugin_role, "secondary") != 0)) {
 		nbdkit_error("config=FILE and role=primary or role=secondary are needed");
+		return -1;
+	}
+	if (plugin_guest && strcmp(plugin_guest, "yes") != 0 && strcmp(plugin_guest, "no") != 0) {
+		nbdkit_error("guest=yes or guest=no, not guest=%s", plugin_guest);
 		return -1;
 	}
 	r = conf_load(plugin_config_path, &plugin_conf, &err);
@@ -74,8 +80,8 @@ static int plugin_after_fork(void)
 	int r;
 
 	r = node_start(plugin_conf, plugin_self,
-		strcmp(plugin_role, "primary") == 0 ? NODE_PRIMARY : NODE_SECONDARY, &plugin_node,
-		&err);
+		strcmp(plugin_role, "primary") == 0 ? NODE_PRIMARY : NODE_SECONDARY,
+		plugin_guest && strcmp(plugin_guest, "yes") == 0, &plugin_node, &err);
 	if (r == 0)
 		r = shutdown_start(plugin_node, &err);
 	if (r < 0) {
@@ -102,6 +108,7 @@ static void plugin_unload(void)
 	free(plugin_config_path);
 	free(plugin_node_name);
 	free(plugin_role);
+	free(plugin_guest);
 }
 
 static int plugin_list_exports(int readonly, int is_tls, struct nbdkit_exports *exports)
@@ -312,8 +319,9 @@ static struct nbdkit_plugin plugin = {
 	.version = TANDEM_VERSION,
 	.config = plugin_config,
 	.config_complete = plugin_config_complete,
-	.config_help = "config=FILE  configuration of the group\nnode=NAME    which node this is\n"
-		       "role=ROLE    primary or secondary",
+	.config_help =
+		"config=FILE  configuration of the group\nnode=NAME    which node this is\n"
+		"role=ROLE    primary or secondary\nguest=yes    memory and state of a guest too",
 	.after_fork = plugin_after_fork,
 	.cleanup = plugin_cleanup,
 	.unload = plugin_unload,

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "replicator/memory.h"
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
 #include "util/bytes.h"
@@ -31,7 +32,7 @@ static void promote_note(struct metadata *m, void *ctx)
 /* A link on which something is heard from now on refuses; one that is silent gets peer-timeout-ms
  * to be given up. What was heard before tells nothing: a primary that has just died was heard too.
  */
-static int promote_check(struct node *n, bool force, struct error *err)
+static int promote_check(struct node *n, bool force, bool memory, struct error *err)
 {
 	uint64_t began = clock_ns(), end = began + n->conf->peer_timeout_ms * NS_PER_MS;
 	struct receiver_status st;
@@ -55,6 +56,12 @@ static int promote_check(struct node *n, bool force, struct error *err)
 			return error_set(err, ERROR_STATE, -ENODATA,
 				"a full sync is under way: until it is committed there is no state "
 				"to promote");
+		if (memory && !st.core.memory_epoch)
+			return error_set(err, ERROR_STATE, -ENODATA,
+				"this node holds the disks of epoch %llu but no memory of the "
+				"guest "
+				"(it was started anew since): disks-only promotes those",
+				(unsigned long long)st.core.committed);
 		if (!st.connected || force)
 			return 0;
 		if (st.heard_ns > began || clock_ns() >= end)
@@ -66,8 +73,10 @@ static int promote_check(struct node *n, bool force, struct error *err)
 	}
 }
 
-int promote(struct node *n, bool force, struct promotion *ret_promotion, struct error *err)
+int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_promotion,
+	struct error *err)
 {
+	bool memory = n->guest && !disks_only;
 	struct promotion p = {0};
 	struct receiver *old;
 	struct receiver_status st;
@@ -75,7 +84,7 @@ int promote(struct node *n, bool force, struct promotion *ret_promotion, struct 
 	struct sender *s;
 	int r;
 
-	r = promote_check(n, force, err);
+	r = promote_check(n, force, memory, err);
 	if (r < 0)
 		return r;
 	r = uuid_random64(&note.fresh);
@@ -93,9 +102,20 @@ int promote(struct node *n, bool force, struct promotion *ret_promotion, struct 
 	r = receiver_drain(n->receiver);
 	receiver_get_status(n->receiver, &st);
 	note.committed = st.core.committed;
-	pthread_mutex_unlock(&n->lock);
 	if (r < 0)
 		error_code(err, r, "cannot bring the disks to the committed epoch");
+	if (r == 0 && memory) {
+		r = receiver_memory_adopt(n->receiver);
+		if (r < 0)
+			error_set(err, ERROR_STATE, r,
+				"the guest's memory is not that of the committed epoch %llu: "
+				"disks-only promotes the disks",
+				(unsigned long long)note.committed);
+		else
+			p.state_bytes = n->memory->state_len;
+		p.memory = r == 0;
+	}
+	pthread_mutex_unlock(&n->lock);
 	if (r == 0)
 		r = node_meta_update(n, promote_note, &note, err);
 	if (r < 0) {
@@ -113,6 +133,11 @@ int promote(struct node *n, bool force, struct promotion *ret_promotion, struct 
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
 	receiver_free(old);
+	if (n->guest && disks_only) {
+		pthread_mutex_lock(&n->lock);
+		n->memory = memory_free(n->memory);
+		pthread_mutex_unlock(&n->lock);
+	}
 	r = sender_start(n->sender, err);
 	if (r < 0)
 		log_error("%s; running solo", err->text);

@@ -8,11 +8,15 @@
 struct promotion {
 	uint64_t epoch, generation;
 	uint64_t discarded_epochs, discarded_bytes;
+	bool memory; /* of a guest, at that epoch, with a state of so many bytes */
+	uint64_t state_bytes;
 };
 
 /* Drops what is not committed, brings the images to the last committed epoch, mints a generation,
  * serves the exports.  Refused (ERROR_STATE) without a committed state, and while the primary is
- * heard unless force.  Called by the control thread, without locks. */
-int promote(struct node *n, bool force, struct promotion *ret_promotion, struct error *err);
+ * heard unless force; with a guest also without its memory, unless disks_only.
+ * Called by the control thread, without locks. */
+int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_promotion,
+	struct error *err);
 
 #endif

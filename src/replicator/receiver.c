@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "core/pages.h"
+#include "replicator/memory.h"
 #include "replicator/receiver_internal.h"
 #include "util/log.h"
 
@@ -78,11 +80,27 @@ static void receiver_changed(void *ctx)
 	node_changed(r->n);
 }
 
+static void receiver_memory_ready(void *ctx)
+{
+	struct receiver *r = ctx;
+
+	pthread_cond_signal(&r->memory_work);
+}
+
+static void receiver_memory_zero(void *ctx, uint64_t off, uint64_t len)
+{
+	struct receiver *r = ctx;
+
+	memory_zero(r->n->memory, off, len);
+}
+
 static const struct replica_ops receiver_ops = {
 	.chunk_write = receiver_chunk_write,
 	.journal_flush = receiver_journal_flush,
 	.send = receiver_send,
 	.apply_ready = receiver_apply_ready,
+	.memory_ready = receiver_memory_ready,
+	.memory_zero = receiver_memory_zero,
 	.changed = receiver_changed,
 };
 
@@ -147,6 +165,14 @@ static int receiver_load(struct receiver *r, struct error *err)
 
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		cfg.sizes[i] = n->volumes[i].size;
+	if (n->guest) {
+		cfg.memory = cfg.volumes++;
+		cfg.state = cfg.volumes++;
+		cfg.sizes[cfg.memory] = n->conf->guest_memory;
+		cfg.sizes[cfg.state] = PAGES_STATE_MAX;
+		cfg.image = n->memory->image;
+		cfg.second = n->memory->second;
+	}
 	e = journal_io_open(r, &h, err);
 	if (e == 0 && !committed)
 		e = receiver_reset_journal(r, &h, err);
@@ -180,6 +206,8 @@ int receiver_new(struct node *n, struct receiver **ret_receiver, struct error *e
 	r->journal = r->completed.fd = -1;
 	pthread_cond_init(&r->apply, NULL);
 	pthread_cond_init(&r->applied, NULL);
+	pthread_cond_init(&r->memory_work, NULL);
+	pthread_cond_init(&r->memory_done, NULL);
 	e = wake_init(&r->wake);
 	if (e < 0)
 		error_code(err, e, "receiver: cannot make an eventfd");
@@ -204,6 +232,10 @@ int receiver_start(struct receiver *r, bool listen, struct error *err)
 		return e;
 	e = pthread_create(&r->applier, NULL, applier_main, r);
 	r->applier_started = e == 0;
+	if (e == 0 && r->n->guest) {
+		e = pthread_create(&r->memory, NULL, receiver_memory_main, r);
+		r->memory_started = e == 0;
+	}
 	if (e == 0) {
 		e = pthread_create(&r->thread, NULL, receiver_main, r);
 		r->started = e == 0;
@@ -217,20 +249,24 @@ void receiver_stop(struct receiver *r)
 	r->stopping = true;
 	pthread_cond_broadcast(&r->apply);
 	pthread_cond_broadcast(&r->applied);
+	pthread_cond_broadcast(&r->memory_work);
+	pthread_cond_broadcast(&r->memory_done);
 	pthread_mutex_unlock(&r->n->lock);
 	wake_up(&r->wake);
 	if (r->started)
 		pthread_join(r->thread, NULL);
 	if (r->applier_started)
 		pthread_join(r->applier, NULL);
-	r->started = r->applier_started = false;
+	if (r->memory_started)
+		pthread_join(r->memory, NULL);
+	r->started = r->applier_started = r->memory_started = false;
 }
 
 struct receiver *receiver_free(struct receiver *r)
 {
 	if (!r)
 		return NULL;
-	if (r->started || r->applier_started)
+	if (r->started || r->applier_started || r->memory_started)
 		receiver_stop(r);
 	listener_free(r->listener);
 	journal_io_close(r);
@@ -238,6 +274,8 @@ struct receiver *receiver_free(struct receiver *r)
 	wake_deinit(&r->wake);
 	pthread_cond_destroy(&r->apply);
 	pthread_cond_destroy(&r->applied);
+	pthread_cond_destroy(&r->memory_work);
+	pthread_cond_destroy(&r->memory_done);
 	free(r);
 	return NULL;
 }

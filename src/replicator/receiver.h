@@ -31,6 +31,14 @@ int receiver_drain(struct receiver *r);
 int receiver_drain_and_hold(struct receiver *r);
 void receiver_resume(struct receiver *r);
 
+/* (L) With a guest: the RAM image and the state of the newest committed epoch are the node's memory
+ * (node.h).  0, -ENODATA (there is none of that epoch), -ENOMEM. */
+int receiver_memory_adopt(struct receiver *r);
+/* (L) Waits until the image holds the newest committed epoch: 0, -ENODATA, -ESHUTDOWN. */
+int receiver_memory_drain(struct receiver *r);
+/* (L) A new memfd with the state of the epoch in the image, or -ENODATA. */
+int receiver_state_fd(struct receiver *r, uint64_t *ret_epoch, size_t *ret_len);
+
 /* (L) Carried out by the link thread; they wait for it.  As replica_commit, replica_discard.
  * discard also closes the link, and keeps it closed if keep_closed. */
 int receiver_commit(struct receiver *r, uint64_t epoch);

@@ -22,8 +22,10 @@ struct receiver_request {
 };
 
 struct candidate {
-	struct link link; /* link.transport NULL = free */
-	bool established; /* handshake done */
+	struct link link;  /* link.transport NULL = free */
+	bool established;  /* handshake done */
+	bool waiting;      /* its hello was fine; memory of former sessions is still on its way */
+	struct hello peer; /* when waiting */
 	uint64_t deadline;
 };
 
@@ -32,7 +34,7 @@ struct receiver {
 	struct replica *core; /* (L) */
 	struct wake wake;     /* wakes the link thread */
 	pthread_t thread, applier;
-	bool started, applier_started;
+	bool started, applier_started, memory_started;
 
 	/* journal file */
 	int journal;
@@ -60,6 +62,10 @@ struct receiver {
 	unsigned hold;                 /* who wants the images to stand still */
 	bool applying;
 
+	/* memory of a guest (L): receiver_memory.c */
+	pthread_t memory;
+	pthread_cond_t memory_work, memory_done; /* with node.lock */
+
 	/* the link thread's own */
 	struct listener *listener;
 	struct candidate candidates[RECEIVER_CANDIDATES];
@@ -85,5 +91,6 @@ int receiver_settle(struct receiver *r, uint64_t committed, struct error *err);
 
 void *receiver_main(void *arg);
 void *applier_main(void *arg);
+void *receiver_memory_main(void *arg);
 
 #endif

@@ -241,10 +241,39 @@ static void receiver_hear_candidate(struct receiver *r, struct candidate *c)
 	pthread_mutex_unlock(&r->n->lock);
 	if (!why && closed)
 		why = "this secondary was disconnected by command";
-	if (why)
+	if (why) {
 		receiver_reject(r, c, why, true);
+		return;
+	}
+	/* What sealed epochs of the former session brought of a guest's memory goes first. */
+	receiver_end(r, r->link.transport ? "it connected anew" : NULL);
+	c->waiting = true;
+	c->peer = peer;
+}
+
+static void receiver_try_accept(struct receiver *r, struct candidate *c)
+{
+	struct identity_decision how;
+	struct hello own;
+	bool idle, closed;
+
+	pthread_mutex_lock(&r->n->lock);
+	idle = replica_memory_idle(r->core);
+	closed = r->disconnected;
+	pthread_mutex_unlock(&r->n->lock);
+	if (closed) {
+		receiver_reject(r, c, "this secondary was disconnected by command", true);
+		return;
+	}
+	if (!idle)
+		return;
+	/* What the former session has committed meanwhile counts. */
+	node_hello(r->n, IDENTITY_SECONDARY, &own);
+	identity_decide(&c->peer.id, &own.id, &how);
+	if (identity_refused(&how))
+		receiver_reject(r, c, how.text, true);
 	else
-		receiver_accept(r, c, &peer, &own, &how);
+		receiver_accept(r, c, &c->peer, &own, &how);
 }
 
 static void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t now)
@@ -262,8 +291,10 @@ static void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t
 			return;
 		}
 	}
-	if (c->established)
+	if (c->established && !c->waiting)
 		receiver_hear_candidate(r, c);
+	if (c->link.transport && c->waiting)
+		receiver_try_accept(r, c);
 	if (c->link.transport && now >= c->deadline)
 		receiver_reject(r, c, "it said nothing", false);
 }
@@ -281,7 +312,7 @@ static void receiver_listen(struct receiver *r, int fd, uint64_t now)
 		if (listener_accept(r->listener, fd, r->n->security, &t, &err) < 0)
 			return;
 		link_init(&c->link, t, now);
-		c->established = false;
+		c->established = c->waiting = false;
 		c->deadline = now + RECEIVER_HANDSHAKE;
 	}
 }

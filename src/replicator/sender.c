@@ -29,6 +29,7 @@ int sender_new(struct node *n, struct sender **ret_sender, struct error *err)
 		return r;
 	}
 	primary_init(&s->core, s->ring, n->conf->queue_limit);
+	s->core.guest = n->guest;
 	pthread_cond_init(&s->room, NULL);
 	r = wake_init(&s->wake);
 	if (r < 0) {
@@ -64,7 +65,8 @@ static void sender_drain(struct sender *s, unsigned wait_ms)
 	struct node *n = s->n;
 
 	pthread_mutex_lock(&n->lock);
-	if (s->core.state == PRIMARY_PROTECTED && sender_cut(s, &epoch) == 0) {
+	/* A checkpoint is the controller's. */
+	if (s->core.state == PRIMARY_PROTECTED && !n->guest && sender_cut(s, &epoch) == 0) {
 		while (primary_replicating(&s->core) && s->core.committed < epoch &&
 			clock_ns() < end) {
 			struct timespec ts;
@@ -182,6 +184,66 @@ int sender_cut(struct sender *s, uint64_t *ret_epoch)
 	return r;
 }
 
+int sender_checkpoint_cut(struct sender *s, uint64_t *ret_epoch)
+{
+	int r = primary_checkpoint_cut(&s->core, clock_ns(), ret_epoch);
+
+	if (r == 0)
+		wake_up(&s->wake);
+	return r;
+}
+
+uint64_t sender_session_id(const struct sender *s)
+{
+	return primary_replicating(&s->core) && s->connected ? s->session : 0;
+}
+
+const struct primary *sender_core(const struct sender *s)
+{
+	return &s->core;
+}
+
+uint8_t *sender_memory(struct sender *s, struct record *rec, uint64_t session)
+{
+	while (sender_session_id(s) == session) {
+		uint8_t *slot = primary_memory(&s->core, rec, clock_ns());
+
+		if (slot) {
+			atomic_fetch_add_explicit(&s->publishing, 1, memory_order_relaxed);
+			return slot;
+		}
+		wake_up(&s->wake);
+		pthread_cond_wait(&s->room, &s->n->lock);
+	}
+	return NULL;
+}
+
+int sender_checkpoint_seal(struct sender *s, uint64_t session, uint64_t epoch, bool merge)
+{
+	int r = -ENOTCONN;
+
+	while (sender_session_id(s) == session) {
+		r = primary_checkpoint_seal(&s->core, epoch, merge, clock_ns());
+		wake_up(&s->wake);
+		if (r != -EAGAIN)
+			return r;
+		pthread_cond_wait(&s->room, &s->n->lock);
+	}
+	return -ENOTCONN;
+}
+
+void sender_restart(struct sender *s, uint64_t session)
+{
+	if (sender_session_id(s) != session)
+		return;
+	s->end_session = s->retry_now = true;
+	primary_session_end(&s->core);
+	pthread_cond_broadcast(&s->room);
+	node_set_reason(s->n, "the first checkpoint was abandoned");
+	node_changed(s->n);
+	wake_up(&s->wake);
+}
+
 void sender_connect(struct sender *s)
 {
 	s->disconnected = false;
@@ -224,6 +286,11 @@ void sender_get_status(struct sender *s, struct sender_status *ret_status)
 		.sync_total = s->sync_total,
 		.sync_sent = s->sync_sent,
 		.sync_rate = s->sync_rate,
+		.session = s->session,
+		.disks_copied = s->core.disks_copied && primary_replicating(&s->core),
+		.unsealed = s->core.cuts_count,
+		.open_bytes = s->core.bytes,
+		.max_bytes = s->core.max_epoch_bytes,
 	};
 
 	memcpy(st.peer, s->peer, sizeof(st.peer));

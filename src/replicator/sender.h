@@ -18,6 +18,11 @@ struct sender_status {
 	struct primary_pending pending;
 	bool syncing;
 	uint64_t sync_done, sync_total, sync_sent, sync_rate; /* bytes, bytes per second */
+	/* with a guest */
+	uint64_t session;               /* number of the newest one, 0 = none yet */
+	bool disks_copied;              /* the first checkpoint may be cut */
+	unsigned unsealed;              /* epochs that are cut and not sealed */
+	uint64_t open_bytes, max_bytes; /* of the open epoch; when it is due; 0 = never */
 };
 
 int sender_new(struct node *n, struct sender **ret_sender, struct error *err);
@@ -38,6 +43,21 @@ void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const v
 bool sender_replicating(const struct sender *s);
 /* (L) Ends the open epoch; 0, -ENOTCONN (not replicating), -EBUSY (syncing), -EAGAIN. */
 int sender_cut(struct sender *s, uint64_t *ret_epoch);
+/* (L) With a guest: ends the disks' part of the open epoch; also -EMFILE (too many are not sealed).
+ */
+int sender_checkpoint_cut(struct sender *s, uint64_t *ret_epoch);
+/* (L) Number of the session that runs; 0 = not replicating. */
+uint64_t sender_session_id(const struct sender *s);
+/* (L) A place for one PAGES or STATE of this session's lowest epoch that is not sealed, or NULL:
+ * the session is over.  Waits for room, without the lock.  Then sender_publish. */
+uint8_t *sender_memory(struct sender *s, struct record *rec, uint64_t session);
+/* (L) As primary_checkpoint_seal; waits for room. */
+int sender_checkpoint_seal(struct sender *s, uint64_t session, uint64_t epoch, bool merge);
+/* (L) To look at. */
+const struct primary *sender_core(const struct sender *s);
+/* (L) Ends this session and begins another at once. */
+void sender_restart(struct sender *s, uint64_t session);
+
 /* (L) */
 void sender_connect(struct sender *s);
 void sender_disconnect(struct sender *s, const char *why);

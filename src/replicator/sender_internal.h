@@ -24,6 +24,7 @@ struct sender {
 	bool retry_now;              /* (L) */
 	bool end_session;            /* (L) the session is to be closed */
 
+	uint64_t session;    /* (L) how many there were */
 	bool connected, tls; /* (L) */
 	char peer[128];      /* (L) */
 	uint64_t heard;      /* (L) */

@@ -216,6 +216,7 @@ static int sender_begin(struct sender *s, const struct hello *peer,
 	}
 	pthread_mutex_lock(&n->lock);
 	primary_session_begin(&s->core, floor, total, peer->journal / 4);
+	s->session++;
 	s->sync_done = s->sync_sent = s->sync_rate = 0;
 	s->sync_total = total;
 	s->connected = true;
@@ -383,6 +384,7 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 
 	pthread_mutex_lock(&n->lock);
 	primary_session_end(&s->core);
+	barrier_end(n, NULL);
 	s->connected = false;
 	failed = s->sync_error != 0;
 	pthread_cond_broadcast(&s->room);

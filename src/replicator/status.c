@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "replicator/commands.h"
+#include "replicator/memory.h"
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
 #include "util/clock.h"
@@ -13,6 +14,8 @@ struct status_look {
 	struct sender_status s;
 	struct receiver_status r;
 	char reason[256];
+	bool begun;            /* with a guest: between checkpoint-begin and cut */
+	uint64_t memory_epoch; /* of a promoted node */
 };
 
 static void status_look(struct node *n, struct status_look *l)
@@ -26,6 +29,8 @@ static void status_look(struct node *n, struct status_look *l)
 	else if (n->receiver)
 		receiver_get_status(n->receiver, &l->r);
 	memcpy(l->reason, n->reason, sizeof(l->reason));
+	l->begun = n->barrier.begun;
+	l->memory_epoch = n->memory ? n->memory->epoch : 0;
 	pthread_mutex_unlock(&n->lock);
 }
 
@@ -81,6 +86,24 @@ static void status_set_sync(json_t *o, const struct status_look *l)
 			(json_int_t)l->s.sync_sent));
 }
 
+static void status_set_checkpoint(json_t *o, const struct node *n, const struct status_look *l)
+{
+	json_t *c;
+
+	if (!n->guest)
+		return;
+	if (l->primary)
+		c = json_pack("{s:I,s:I,s:b,s:b,s:i,s:I}", "memory",
+			(json_int_t)n->conf->guest_memory, "session", (json_int_t)l->s.session,
+			"disks-in-sync", l->s.disks_copied, "begun", l->begun, "unsealed",
+			(int)l->s.unsealed, "memory-epoch", (json_int_t)l->memory_epoch);
+	else
+		c = json_pack("{s:I,s:I,s:I}", "memory", (json_int_t)n->conf->guest_memory,
+			"memory-epoch", (json_int_t)l->r.core.memory_epoch, "held",
+			(json_int_t)l->r.core.held);
+	json_object_set_new(o, "checkpoint", c);
+}
+
 json_t *answer_status(struct node *n)
 {
 	json_t *o = json_object(), *disks = json_object(), *unsafe = json_array();
@@ -114,6 +137,7 @@ json_t *answer_status(struct node *n)
 			"ms", (json_int_t)(l.s.pending.age_ns / NS_PER_MS)));
 	json_object_set_new(o, "pending", status_pending_of(&l));
 	status_set_sync(o, &l);
+	status_set_checkpoint(o, n, &l);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		json_object_set_new(disks, n->volumes[i].name,
 			json_pack("{s:I,s:n}", "size", (json_int_t)n->volumes[i].size, "dirty"));

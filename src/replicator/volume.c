@@ -85,8 +85,12 @@ int volume_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags)
 
 int volume_flush(struct volume *v)
 {
+	int r;
+
 	if (!volume_served(v))
 		return -ESHUTDOWN;
+	if (barrier_flush(v, &r))
+		return r;
 	return v->node->conf->unsafe_no_flush ? 0 : backing_flush(v->backing);
 }
 

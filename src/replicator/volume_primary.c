@@ -28,6 +28,7 @@ static int volume_change_begin(struct volume *v, struct volume_change *c)
 	struct node *n = v->node;
 	int r = 0;
 
+	barrier_wait(n);
 	/* Who stops the node closes the clients' connections before it lets go of us. */
 	while (n->stopping && !n->ended)
 		pthread_cond_wait(&n->changed, &n->lock);
