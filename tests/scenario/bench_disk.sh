@@ -6,7 +6,7 @@ set -u
 here=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tandem.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-"$here/bench/disk" --build "$1" --runtime 0.2 --repeats 2 --size 64M --image-dir "$dir" --json "$dir/out.json" \
+"$here/bench/disk" --build "$1" --runtime 0.2 --slices 1 --repeats 2 --size 64M --image-dir "$dir" --json "$dir/out.json" \
   >"$dir/out.txt" || { echo "not ok - bench/disk failed"; cat "$dir/out.txt"; exit 1; }
 cat "$dir/out.txt"
 python3 - "$dir" <<'P' || { echo "not ok - the output is not whole"; exit 1; }
