@@ -70,6 +70,8 @@ struct replica *replica_free(struct replica *r)
 	replica_chunks_free(r, r->direct_first);
 	if (r->filling)
 		replica_chunk_free(r, r->filling);
+	while (r->spares)
+		free(r->spare[--r->spares]);
 	free(r);
 	return NULL;
 }

@@ -15,6 +15,10 @@
  * COMMIT that frees the others, must always find room, each perhaps behind a skip. */
 #define REPLICA_JOURNAL_ROOM (4 * JOURNAL_CHUNK_MAX)
 
+/* Buffers that are kept for the next chunks: fresh memory costs a page fault per page, which is
+ * more than the copy into it.  About one batch of the applier. */
+#define REPLICA_SPARE_MAX 64u
+
 struct replica {
 	struct replica_config cfg;
 	const struct replica_ops *ops;
@@ -29,8 +33,10 @@ struct replica {
 	struct replica_chunk *filling;
 	struct replica_chunk *write_first; /* first in log order that is not WRITTEN */
 	struct replica_chunk *direct_first, *direct_last; /* closed chunks of a full sync */
-	uint64_t staged;                                  /* bytes of buffers */
-	struct journal_header durable;                    /* the header on disk */
+	uint64_t staged;                                  /* bytes of buffers in use */
+	uint8_t *spare[REPLICA_SPARE_MAX]; /* with staged never beyond staging_limit and a chunk */
+	unsigned spares;
+	struct journal_header durable; /* the header on disk */
 	uint64_t head, chain, incarnation;
 	uint64_t flush_want, flush_sent; /* newest epoch whose COMMIT is written; being flushed */
 	bool flushing;

@@ -16,7 +16,8 @@ struct replica_chunk *replica_chunk_new(struct replica *r)
 		return NULL;
 	while (r->staged + JOURNAL_CHUNK_MAX > r->cfg.staging_limit && replica_evict(r))
 		;
-	c->buf = aligned_alloc(JOURNAL_BLOCK, JOURNAL_CHUNK_MAX);
+	c->buf =
+		r->spares ? r->spare[--r->spares] : aligned_alloc(JOURNAL_BLOCK, JOURNAL_CHUNK_MAX);
 	if (!c->buf) {
 		free(c);
 		return NULL;
@@ -30,7 +31,10 @@ static void replica_chunk_drop_buffer(struct replica *r, struct replica_chunk *c
 {
 	if (!c->buf)
 		return;
-	free(c->buf);
+	if (r->spares < REPLICA_SPARE_MAX)
+		r->spare[r->spares++] = c->buf;
+	else
+		free(c->buf);
 	c->buf = NULL;
 	r->staged -= JOURNAL_CHUNK_MAX;
 }
@@ -72,16 +76,19 @@ int replica_insert_record(struct replica *r, const struct record *rec)
 	return 0;
 }
 
-/* Frees the oldest buffer that only saves a read from the journal; false = there is none. */
+/* Frees the newest buffer that only saves a read from the journal; false = there is none.  The
+ * images take the oldest first: those stay in memory until then, and a backlog of any length is
+ * read back in part only. */
 bool replica_evict(struct replica *r)
 {
-	for (struct replica_chunk *c = r->log_first; c && c != r->write_first; c = c->next) {
-		if (c->buf && c->pins == 0) {
-			replica_chunk_drop_buffer(r, c);
-			return true;
-		}
-	}
-	return false;
+	struct replica_chunk *newest = NULL;
+
+	for (struct replica_chunk *c = r->log_first; c && c != r->write_first; c = c->next)
+		if (c->buf && c->pins == 0)
+			newest = c;
+	if (newest)
+		replica_chunk_drop_buffer(r, newest);
+	return newest != NULL;
 }
 
 static void replica_log_append(struct replica *r, struct replica_chunk *c)

@@ -17,38 +17,15 @@
 #define APPLIER_ENOUGH (16u << 20) /* bytes worth a batch at once */
 #define APPLIER_WAIT_MS 200        /* or that old */
 #define APPLIER_IOV 64
-#define APPLIER_RUN (1u << 20) /* bytes of one write */
+#define APPLIER_RUN (1u << 20)  /* bytes of one write */
+#define APPLIER_BACK (8u << 20) /* bytes read back from the journal at once */
 
 struct applier {
 	struct receiver *r;
 	struct backing_batch *out[CONF_MAX_DISKS];
-	uint8_t **bounce; /* what was read back from the journal, until the wait */
-	size_t nbounce, bounce_cap;
+	uint8_t *back; /* what was read back from the journal, until the next wait */
+	size_t back_used;
 };
-
-/* Content of a range that is only in the journal. */
-static const uint8_t *applier_read_back(struct applier *a, uint64_t pos, uint64_t len, int *ret_err)
-{
-	uint8_t *buf = malloc(len);
-
-	*ret_err = -ENOMEM;
-	if (buf && a->nbounce == a->bounce_cap) {
-		size_t n = a->bounce_cap ? a->bounce_cap * 2 : 16;
-		uint8_t **p = realloc(a->bounce, n * sizeof(*p));
-
-		if (!p) {
-			free(buf);
-			return NULL;
-		}
-		a->bounce = p;
-		a->bounce_cap = n;
-	}
-	if (!buf)
-		return NULL;
-	a->bounce[a->nbounce++] = buf;
-	*ret_err = journal_io_read(a->r, pos, buf, len);
-	return *ret_err < 0 ? NULL : buf;
-}
 
 struct applier_run {
 	struct iovec iov[APPLIER_IOV];
@@ -66,6 +43,43 @@ static int applier_put_run(struct applier *a, struct volume *v, struct applier_r
 	}
 	run->count = 0;
 	run->len = 0;
+	return r;
+}
+
+/* Everything that was submitted is done: what was read back is not needed any more. */
+static int applier_wait(struct applier *a)
+{
+	struct node *n = a->r->n;
+	int r = 0;
+
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		int e = backing_batch_wait(a->out[i]);
+
+		r = r < 0 ? r : e;
+	}
+	a->back_used = 0;
+	return r;
+}
+
+/* Content of a range that is only in the journal; at most RECORD_MAX_PAYLOAD bytes. */
+static int applier_read_back(struct applier *a, struct volume *v, struct applier_run *run,
+	uint64_t pos, uint64_t len, const uint8_t **ret_data)
+{
+	int r = 0;
+
+	if (!a->back)
+		a->back = malloc(APPLIER_BACK);
+	if (!a->back)
+		return -ENOMEM;
+	if (a->back_used + len > APPLIER_BACK) {
+		r = applier_put_run(a, v, run);
+		if (r == 0)
+			r = applier_wait(a);
+	}
+	if (r == 0)
+		r = journal_io_read(a->r, pos, a->back + a->back_used, len);
+	*ret_data = a->back + a->back_used;
+	a->back_used += len;
 	return r;
 }
 
@@ -94,7 +108,8 @@ static int applier_volume(struct applier *a, struct volume *v, struct imap *m)
 			continue;
 		}
 		if (g.source & REPLICA_SOURCE_JOURNAL)
-			data = applier_read_back(a, g.source & ~REPLICA_SOURCE_JOURNAL, len, &r);
+			r = applier_read_back(
+				a, v, &run, g.source & ~REPLICA_SOURCE_JOURNAL, len, &data);
 		else
 			data = (const uint8_t *)(uintptr_t)g.source;
 		if (r < 0)
@@ -119,15 +134,11 @@ static int applier_images(struct applier *a, struct replica_batch *b, bool flush
 			e = applier_volume(a, &n->volumes[i], b->maps[i]);
 		r = r < 0 ? r : e;
 	}
-	for (unsigned i = 0; i < n->nvolumes; i++) {
-		int e = backing_batch_wait(a->out[i]);
+	int e = applier_wait(a);
 
-		r = r < 0 ? r : e;
-	}
+	r = r < 0 ? r : e;
 	for (unsigned i = 0; flush && r == 0 && i < n->nvolumes; i++)
 		r = backing_flush(n->volumes[i].backing);
-	while (a->nbounce > 0)
-		free(a->bounce[--a->nbounce]);
 	return r;
 }
 
@@ -241,6 +252,7 @@ void *applier_main(void *arg)
 	struct node *n = r->n;
 	int e = 0;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-apply");
 	for (unsigned i = 0; e == 0 && i < n->nvolumes; i++)
 		e = backing_batch_new(n->volumes[i].backing, &a.out[i]);
 	if (e < 0)
@@ -268,6 +280,6 @@ void *applier_main(void *arg)
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		if (a.out[i])
 			backing_batch_free(a.out[i]);
-	free(a.bounce);
+	free(a.back);
 	return NULL;
 }
