@@ -203,12 +203,24 @@ int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint6
 	return 0;
 }
 
+static bool primary_has_cut(const struct primary *p, uint64_t interval)
+{
+	return primary_replicating(p) && !p->guest && p->sync_epoch != p->open && p->changes &&
+	       interval;
+}
+
+uint64_t primary_cut_in(const struct primary *p, uint64_t now, uint64_t interval)
+{
+	if (!primary_has_cut(p, interval))
+		return UINT64_MAX;
+	return now - p->since >= interval ? 0 : interval - (now - p->since);
+}
+
 bool primary_cut_due(const struct primary *p, uint64_t now, uint64_t interval)
 {
-	if (!primary_replicating(p) || p->guest || p->sync_epoch == p->open || p->changes == 0 ||
-		interval == 0)
-		return false;
-	return now - p->since >= interval || (p->max_epoch_bytes && p->bytes >= p->max_epoch_bytes);
+	return primary_cut_in(p, now, interval) == 0 ||
+	       (primary_has_cut(p, interval) && p->max_epoch_bytes &&
+		       p->bytes >= p->max_epoch_bytes);
 }
 
 int primary_sync_end(struct primary *p, uint64_t now)

@@ -99,6 +99,8 @@ uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now);
  * -ENOTCONN. */
 int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint64_t now);
 
+/* ns until the timer (interval ns; 0 = none) asks for a cut; UINT64_MAX = nothing to cut. */
+uint64_t primary_cut_in(const struct primary *p, uint64_t now, uint64_t interval);
 /* Whether a timer (interval ns; 0 = none) or the size asks for a cut now. */
 bool primary_cut_due(const struct primary *p, uint64_t now, uint64_t interval);
 /* Everything of the full sync is in the stream.  0 or -EAGAIN.  With a guest SYNC_END follows at

@@ -52,10 +52,15 @@ uint8_t *queue_reserve(struct queue *q, uint32_t payload, uint64_t *ret_seq)
 
 void queue_publish(uint8_t *slot, struct record *rec)
 {
+	rec->payload_crc = rec->payload ? crc32c(slot + RECORD_HEADER_SIZE, rec->payload) : 0;
+	queue_publish_summed(slot, rec);
+}
+
+void queue_publish_summed(uint8_t *slot, struct record *rec)
+{
 	uint8_t header[RECORD_HEADER_SIZE];
 	size_t end = RECORD_HEADER_SIZE + rec->payload;
 
-	rec->payload_crc = rec->payload ? crc32c(slot + RECORD_HEADER_SIZE, rec->payload) : 0;
 	memset(slot + end, 0, record_size(rec->payload) - end);
 	record_put_header(header, rec);
 	memcpy(slot + 4, header + 4, RECORD_HEADER_SIZE - 4);

@@ -38,6 +38,8 @@ uint8_t *queue_reserve(struct queue *q, uint32_t payload, uint64_t *ret_seq);
 /* The payload stands at slot + RECORD_HEADER_SIZE; computes its CRC, pads, writes the header and
  * makes the record visible to the link. */
 void queue_publish(uint8_t *slot, struct record *rec);
+/* The same with the CRC given in rec: it was computed while the payload was copied. */
+void queue_publish_summed(uint8_t *slot, struct record *rec);
 /* Link thread, under the lock.  Published bytes that were not consumed, as one piece; 0 = none. */
 uint64_t queue_ready(struct queue *q, const uint8_t **ret_data);
 /* Link thread, under the lock: n bytes are on their way. */

@@ -8,6 +8,7 @@
 
 #include "replicator/sender_internal.h"
 #include "util/clock.h"
+#include "util/crc.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -20,6 +21,7 @@ int sender_new(struct node *n, struct sender **ret_sender, struct error *err)
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	s->n = n;
 	s->wake.fd = -1;
+	s->wake_at = UINT64_MAX;
 	s->link.transport = NULL;
 	r = file_map_mirrored(n->conf->queue_limit, &s->ring);
 	if (r < 0) {
@@ -150,24 +152,15 @@ uint8_t *sender_change(struct sender *s, struct record *rec)
 
 void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const void *payload)
 {
-	struct node *n = s->n;
-
-	if (rec->payload)
-		memcpy(slot + RECORD_HEADER_SIZE, payload, rec->payload);
-	queue_publish(slot, rec);
+	rec->payload_crc =
+		rec->payload ? crc32c_copy(slot + RECORD_HEADER_SIZE, payload, rec->payload) : 0;
+	queue_publish_summed(slot, rec);
 	atomic_fetch_sub_explicit(&s->publishing, 1, memory_order_release);
-	/* A stale look costs a millisecond at most: the link thread sleeps long only after it has
-	 * been idle for that long, and then with a time limit. */
-	if (__atomic_load_n(&s->sleeping, __ATOMIC_SEQ_CST)) {
-		bool wake;
-
-		pthread_mutex_lock(&n->lock);
-		wake = s->sleeping;
-		__atomic_store_n(&s->sleeping, false, __ATOMIC_SEQ_CST);
-		pthread_mutex_unlock(&n->lock);
-		if (wake)
-			wake_up(&s->wake);
-	}
+	/* Many writers may look at once: one of them wakes. */
+	if (atomic_load_explicit(&s->core.queue.head, memory_order_relaxed) >=
+			atomic_load_explicit(&s->wake_at, memory_order_relaxed) &&
+		atomic_exchange(&s->wake_at, UINT64_MAX) != UINT64_MAX)
+		wake_up(&s->wake);
 }
 
 bool sender_replicating(const struct sender *s)

@@ -18,11 +18,13 @@ struct sender {
 
 	pthread_cond_t room;         /* with node.lock: the queue has room, or the session ended */
 	_Atomic unsigned publishing; /* slots between change and publish */
-	bool sleeping;               /* (L) the link thread sleeps long: writers wake it */
-	bool stopping;               /* (L) */
-	bool disconnected;           /* (L) stay away until sender_connect */
-	bool retry_now;              /* (L) */
-	bool end_session;            /* (L) the session is to be closed */
+	/* Position in the queue from which a writer wakes the link thread.  Set under the lock
+	 * before the link thread waits, so whoever reserves a place afterwards sees it. */
+	_Atomic uint64_t wake_at;
+	bool stopping;     /* (L) */
+	bool disconnected; /* (L) stay away until sender_connect */
+	bool retry_now;    /* (L) */
+	bool end_session;  /* (L) the session is to be closed */
 
 	uint64_t session;    /* (L) how many there were */
 	bool connected, tls; /* (L) */

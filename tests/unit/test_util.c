@@ -27,6 +27,22 @@ static void test_crc32c(void **state)
 	assert_int_equal(crc32c(buf, sizeof(buf)), 0x62a8ab43u);
 }
 
+static void test_crc32c_copy(void **state)
+{
+	static uint8_t from[100003], to[sizeof(from) + 2];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(from); i++)
+		from[i] = (uint8_t)(i * 31 % 251);
+	for (size_t len = 0; len <= sizeof(from); len += len < 64 ? 1 : 8317) {
+		memset(to, 0xee, sizeof(to));
+		assert_int_equal(crc32c_copy(to + 1, from, len), crc32c(from, len));
+		assert_memory_equal(to + 1, from, len);
+		assert_int_equal(to[0], 0xee);
+		assert_int_equal(to[len + 1], 0xee);
+	}
+}
+
 static void test_units(void **state)
 {
 	uint64_t v = 0;
@@ -90,6 +106,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_crc32c),
+		cmocka_unit_test(test_crc32c_copy),
 		cmocka_unit_test(test_units),
 		cmocka_unit_test(test_error_text),
 		cmocka_unit_test(test_all_zero),
