@@ -489,6 +489,7 @@ static void *control_main(void *arg)
 	struct pollfd fds[2 + CONTROL_CLIENTS];
 	struct control *ctl = arg;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-control");
 	while (!atomic_load(&ctl->stopping)) {
 		bool watched = control_poll(ctl, fds);
 

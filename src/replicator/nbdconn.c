@@ -85,6 +85,7 @@ static void *nbdconn_main(void *arg)
 	struct nbdconn_request *list;
 	bool revive;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-backing");
 	c->first_result = nbdconn_connect(c, &c->error);
 	if (c->first_result < 0 && c->index > 0)
 		log_debug("%s", c->error.text);

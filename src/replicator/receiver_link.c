@@ -420,6 +420,7 @@ void *receiver_main(void *arg)
 	struct receiver_poll p;
 	bool stop = false;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-receive");
 	r->thread = pthread_self(); /* receiver_kick compares before pthread_create has stored it */
 	while (!stop) {
 		uint64_t now;

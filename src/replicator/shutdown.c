@@ -62,6 +62,7 @@ static void *shutdown_main(void *arg)
 	struct node *n = arg;
 	uint64_t v;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-stop");
 	while (read(shutdown_wake.fd, &v, sizeof(v)) < 0 && errno == EINTR)
 		;
 	(void)sd_notify(0, "STOPPING=1");

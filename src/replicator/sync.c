@@ -205,6 +205,7 @@ static void *sync_main(void *arg)
 	struct sender *s = y.s;
 	int r = 0;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-sync");
 	y.buf = malloc(SYNC_PIECE);
 	y.began = y.window_began = clock_ns();
 	if (!y.buf)
