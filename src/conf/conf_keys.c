@@ -53,6 +53,7 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 	GROUP("staging-limit", SIZE, staging_limit, .min = 16 * MIB, .max = 64 * GIB,
 		.initial = "256M"),
 	GROUP("journal-size", SIZE, journal_size, .min = 64 * MIB, .max = TIB, .initial = "1G"),
+	GROUP("dirty-block", BLOCK, dirty_block, .min = 4 * KIB, .max = MIB, .initial = "64K"),
 	GROUP("sync-rate", RATE, sync_rate, .min = 64 * KIB, .max = TIB, .initial = "0"),
 	GROUP("heartbeat-ms", MS, heartbeat_ms, .min = 10, .max = 60000, .initial = "250"),
 	GROUP("peer-timeout-ms", MS, peer_timeout_ms, .min = 20, .max = 600000, .initial = "3000"),
@@ -149,6 +150,9 @@ const char *conf_key_expected(const struct conf_key *key, char *buf, size_t len)
 	case CONF_TYPE_PAGES:
 		snprintf(buf, len, "a size from %s to %s in whole pages of 4 KiB, such as 2G", min,
 			max);
+		break;
+	case CONF_TYPE_BLOCK:
+		snprintf(buf, len, "a power of two from %s to %s, such as 64K", min, max);
 		break;
 	case CONF_TYPE_RATE:
 		snprintf(buf, len,

@@ -25,6 +25,7 @@ enum conf_type {
 	CONF_TYPE_COUNT,   /* uint64_t */
 	CONF_TYPE_SIZE,    /* uint64_t, bytes */
 	CONF_TYPE_PAGES,   /* uint64_t, bytes, a multiple of 4096 */
+	CONF_TYPE_BLOCK,   /* uint64_t, bytes, a power of two */
 	CONF_TYPE_RATE,    /* uint64_t, bytes per second, 0 = unlimited */
 	CONF_TYPE_CHOICE,  /* int (an enum): index of the word in choices */
 	CONF_TYPE_SWITCH,  /* bool: true for the second of the two words in choices */
@@ -47,7 +48,7 @@ struct conf_key {
 	size_t offset;       /* in struct conf; for [node NAME] in struct conf_node */
 };
 
-#define CONF_KEY_COUNT 30
+#define CONF_KEY_COUNT 31
 extern const struct conf_key conf_keys[CONF_KEY_COUNT];
 
 /* "group", "node", ...: the word in brackets. */

@@ -32,7 +32,7 @@ static int conf_value_dup(const char *text, char **ret_copy)
 static int conf_value_number(const struct conf_key *key, const char *value, uint64_t *ret_number)
 {
 	bool bytes = key->type == CONF_TYPE_SIZE || key->type == CONF_TYPE_RATE ||
-		     key->type == CONF_TYPE_PAGES;
+		     key->type == CONF_TYPE_PAGES || key->type == CONF_TYPE_BLOCK;
 	uint64_t n;
 	int r = bytes ? units_parse_size(value, &n) : units_parse_u64(value, &n);
 
@@ -41,6 +41,8 @@ static int conf_value_number(const struct conf_key *key, const char *value, uint
 	if (!(key->type == CONF_TYPE_RATE && n == 0) && (n < key->min || n > key->max))
 		return -ERANGE;
 	if (key->type == CONF_TYPE_PAGES && n % 4096)
+		return -EINVAL;
+	if (key->type == CONF_TYPE_BLOCK && (n & (n - 1)))
 		return -EINVAL;
 	*ret_number = n;
 	return 0;
@@ -160,6 +162,7 @@ static int conf_value_store(struct conf_parse *p, const struct conf_key *key, un
 	case CONF_TYPE_COUNT:
 	case CONF_TYPE_SIZE:
 	case CONF_TYPE_PAGES:
+	case CONF_TYPE_BLOCK:
 	case CONF_TYPE_RATE:
 		return conf_value_number(key, value, field);
 	case CONF_TYPE_CHOICE:

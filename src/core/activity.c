@@ -328,10 +328,12 @@ bool activity_begin(struct activity *a)
 
 /* --- pages alone --- */
 
-/* Pages from the cursor on, until the transaction is full or all were looked at. */
-static void activity_collect(struct activity *a, bool exact)
+/* Pages from the cursor on, until the transaction is full or limit were looked at. */
+static void activity_collect(struct activity *a, bool exact, uint64_t limit)
 {
-	for (; a->cursor < a->pages; a->cursor++) {
+	uint64_t end = limit ? min_u64(a->cursor + limit, a->pages) : a->pages;
+
+	for (; a->cursor < end; a->cursor++) {
 		uint64_t first = a->cursor * DIRTYFILE_PAGE_BITS;
 
 		if (!activity_need_page(
@@ -340,21 +342,23 @@ static void activity_collect(struct activity *a, bool exact)
 	}
 }
 
-bool activity_begin_pages(struct activity *a, bool exact)
+bool activity_begin_pages(struct activity *a, bool exact, uint64_t limit)
 {
 	a->record = false;
 	a->npages = 0;
 	if (a->broken)
 		return false;
-	activity_collect(a, exact);
-	if (a->cursor == a->pages)
+	activity_collect(a, exact, limit);
+	if (a->cursor >= a->pages)
 		a->cursor = 0;
 	return activity_start(a);
 }
 
 bool activity_begin_close(struct activity *a)
 {
-	if (activity_begin_pages(a, true))
+	bool all = a->cursor == 0;
+
+	if (activity_begin_pages(a, true, 0) || (!all && activity_begin_pages(a, true, 0)))
 		return true;
 	if (a->broken || !a->used)
 		return false;
@@ -416,6 +420,7 @@ void activity_done(struct activity *a, bool durable)
 			*from = q->next;
 			q->failed = !durable;
 			q->granted = durable;
+			a->answers++;
 		}
 		if (from == &a->admitted)
 			break;

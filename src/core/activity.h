@@ -56,8 +56,8 @@ struct activity {
 	bool record;
 	unsigned npages;
 	uint64_t page[ACTIVITY_PAGES];
-	uint8_t *buf; /* the pages, then the record */
-	uint64_t transactions;
+	uint8_t *buf;                   /* the pages, then the record */
+	uint64_t transactions, answers; /* statistics; requests granted or failed */
 };
 
 struct activity_io {
@@ -82,10 +82,11 @@ uint64_t activity_reach(const struct activity *a, uint64_t off);
 
 /* A transaction: true = one is out now, to be written and then reported by done.  Not while busy.
  * begin: admits waiting requests.  begin_pages: pages that lack bits of the map, with exact also
- * those that have too many.  begin_close: the same, exact, and no region stays hot: for the orderly
- * end (no write is under way). */
+ * those that have too many; limit: looks at so many from the cursor on (0 = to the end).
+ * begin_close: the same, exact, and no region stays hot: for the orderly end (no write is under
+ * way). */
 bool activity_begin(struct activity *a);
-bool activity_begin_pages(struct activity *a, bool exact);
+bool activity_begin_pages(struct activity *a, bool exact, uint64_t limit);
 bool activity_begin_close(struct activity *a);
 /* The writes of phase 0 (all pages) and 1 (the record), each followed by a sync; returns how many,
  * 0 = skip the phase.  io: ACTIVITY_PAGES. */

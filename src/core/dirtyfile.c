@@ -34,7 +34,6 @@ void dirtyfile_put_header(uint8_t *buf, const struct dirtyfile_header *h)
 	put_le64(buf + 32, h->size);
 	put_le64(buf + 40, h->region);
 	put_le32(buf + 48, h->block);
-	memcpy(buf + 56, h->volume.b, 16);
 	put_le32(buf + DIRTYFILE_UNIT - 4, crc32c(buf, DIRTYFILE_UNIT - 4));
 }
 
@@ -53,7 +52,6 @@ const char *dirtyfile_get_header(const uint8_t *buf, struct dirtyfile_header *re
 	h.size = get_le64(buf + 32);
 	h.region = get_le64(buf + 40);
 	h.block = get_le32(buf + 48);
-	memcpy(h.volume.b, buf + 56, 16);
 	if (h.size > DIRTYFILE_MAX_SIZE || h.block < DIRTYMAP_MIN_BLOCK ||
 		h.block > DIRTYMAP_MAX_BLOCK || (h.block & (h.block - 1)) ||
 		h.region < DIRTYFILE_REGION || (h.region & (h.region - 1)) ||

@@ -8,8 +8,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "util/uuid.h"
-
 #define DIRTYFILE_UNIT 4096u /* of every write */
 #define DIRTYFILE_VERSION 1u
 #define DIRTYFILE_REGION (4ull << 20)      /* bytes, at least */
@@ -25,7 +23,6 @@ struct dirtyfile_header {
 	uint64_t size;   /* bytes of the volume */
 	uint64_t region; /* bytes */
 	uint32_t block;  /* bytes */
-	struct uuid volume;
 };
 
 /* Bytes of a region for a volume of this size. */

@@ -264,7 +264,7 @@ void dirtymap_acknowledged(struct dirtymap_windows *w, uint64_t done, uint64_t s
 		return;
 	if (w->waiting)
 		for (unsigned i = 0; i < w->count; i++)
-			dirtymap_clear_all(&w->maps[i], other);
+			dirtymap_clear_all(w->maps[i], other);
 	w->waiting = false;
 	if (!w->used)
 		return;
@@ -279,8 +279,8 @@ void dirtymap_acknowledged(struct dirtymap_windows *w, uint64_t done, uint64_t s
 void dirtymap_lost(struct dirtymap_windows *w)
 {
 	for (unsigned i = 0; i < w->count; i++) {
-		dirtymap_move(&w->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT0);
-		dirtymap_move(&w->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT1);
+		dirtymap_move(w->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT0);
+		dirtymap_move(w->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT1);
 	}
 	w->used = w->waiting = false;
 }

@@ -98,7 +98,7 @@ void dirtymap_flush_end(struct dirtymap *m, bool durable);
 
 /* The windows of a group: one state for all its volumes, since commits are of the group. */
 struct dirtymap_windows {
-	struct dirtymap *maps; /* count of them, the caller's */
+	struct dirtymap **maps; /* count of them, the caller's */
 	unsigned count;
 	unsigned current; /* 0, 1: the layer that is filled */
 	bool used;        /* something is in it */
@@ -111,9 +111,10 @@ static inline void dirtymap_sent(
 	struct dirtymap_windows *w, unsigned volume, uint64_t off, uint64_t len)
 {
 	w->used = true;
-	dirtymap_mark(&w->maps[volume], w->current ? DIRTYMAP_SENT1 : DIRTYMAP_SENT0, off, len);
+	dirtymap_mark(w->maps[volume], w->current ? DIRTYMAP_SENT1 : DIRTYMAP_SENT0, off, len);
 }
-/* done of the session's changes are committed (durably, on the peer), sent are in the stream. */
+/* The first done of the session's changes, in the order of the stream, are durable on the peer;
+ * sent are in the stream. */
 void dirtymap_acknowledged(struct dirtymap_windows *w, uint64_t done, uint64_t sent);
 /* The session has ended: what was on its way is wanted again. */
 void dirtymap_lost(struct dirtymap_windows *w);

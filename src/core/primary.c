@@ -26,6 +26,7 @@ void primary_session_begin(
 	p->total_changes = p->total_bytes = 0;
 	p->got_changes = p->got_bytes = p->done_changes = p->done_bytes = 0;
 	p->sealed_first = p->sealed_count = 0;
+	p->settled = 0;
 	p->disks_copied = p->open_state = false;
 	p->state_len = 0;
 	p->cuts_count = 0;
@@ -63,9 +64,9 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 }
 
 /* An epoch was closed by its SEAL or SYNC_END. */
-static void primary_remember(struct primary *p, uint64_t epoch, uint64_t since)
+static void primary_remember(struct primary *p, uint64_t epoch, uint64_t since, uint64_t place)
 {
-	struct primary_sealed s = {epoch, since, p->total_changes};
+	struct primary_sealed s = {epoch, since, p->total_changes, place};
 
 	if (p->sealed_count == PRIMARY_SEALED_MAX) {
 		/* Merged into the newest: its age stays that of its oldest change. */
@@ -74,6 +75,7 @@ static void primary_remember(struct primary *p, uint64_t epoch, uint64_t since)
 
 		last->epoch = s.epoch;
 		last->total_changes = s.total_changes;
+		last->place = s.place;
 	} else {
 		p->sealed[(p->sealed_first + p->sealed_count++) % PRIMARY_SEALED_MAX] = s;
 	}
@@ -98,7 +100,7 @@ static int primary_close(struct primary *p, uint16_t type, uint64_t now)
 {
 	if (primary_put_end(p, type, 0, p->open, p->changes, p->bytes) < 0)
 		return -EAGAIN;
-	primary_remember(p, p->open, p->changes ? p->since : now);
+	primary_remember(p, p->open, p->changes ? p->since : now, p->total_changes);
 	p->open++;
 	p->changes = p->bytes = p->since = 0;
 	return 0;
@@ -135,6 +137,7 @@ int primary_checkpoint_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch)
 		.changes = p->changes,
 		.bytes = p->bytes,
 		.since = p->changes ? p->since : now,
+		.place = p->total_changes,
 		.state = p->open_state};
 	*ret_epoch = p->open++;
 	p->changes = p->bytes = p->since = 0;
@@ -192,7 +195,7 @@ int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint6
 		    p, RECORD_SEAL, merge ? RECORD_FLAG_MERGE : 0, epoch, c->changes, c->bytes) < 0)
 		return -EAGAIN;
 	if (!merge) {
-		primary_remember(p, epoch, c->since);
+		primary_remember(p, epoch, c->since, c->place);
 	} else if (p->cuts_count > 1) {
 		p->cuts[1].since = c->since; /* its changes are a part of the next one now */
 	} else if (p->changes == 0) {
@@ -272,6 +275,7 @@ const char *primary_ack(struct primary *p, const struct record *rec)
 		p->got_changes = max_u64(p->got_changes, rec->offset);
 		p->got_bytes = max_u64(p->got_bytes, rec->length);
 		while (p->sealed_count && p->sealed[p->sealed_first].epoch <= rec->epoch) {
+			p->settled = max_u64(p->settled, p->sealed[p->sealed_first].place);
 			p->sealed_first = (p->sealed_first + 1) % PRIMARY_SEALED_MAX;
 			p->sealed_count--;
 		}

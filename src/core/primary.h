@@ -29,13 +29,15 @@ enum primary_state { PRIMARY_SOLO, PRIMARY_SYNCING, PRIMARY_PROTECTED, PRIMARY_F
 /* An epoch of a guest whose disks' part is over; its memory and state may still come. */
 struct primary_checkpoint {
 	uint64_t epoch, changes, bytes, since;
-	bool state; /* device state was submitted */
+	uint64_t place; /* in the stream: changes of the session before the cut */
+	bool state;     /* device state was submitted */
 };
 
 struct primary_sealed {
 	uint64_t epoch;
 	uint64_t since;         /* ns, time of its first change (or of the cut when empty) */
 	uint64_t total_changes; /* of the session up to its seal */
+	uint64_t place;         /* in the stream: changes before its cut */
 };
 
 struct primary {
@@ -49,6 +51,7 @@ struct primary {
 	uint64_t got_changes, got_bytes;     /* received by the peer */
 	uint64_t done_changes, done_bytes;   /* committed by the peer */
 	uint64_t committed, received;        /* epochs */
+	uint64_t settled; /* the first so many changes of the stream are durable on the peer */
 	struct primary_sealed sealed[PRIMARY_SEALED_MAX];
 	unsigned sealed_first, sealed_count;
 

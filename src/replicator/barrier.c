@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#include "replicator/node.h"
+#include "replicator/volume.h"
 #include "util/clock.h"
 #include "util/log.h"
 
@@ -20,7 +20,7 @@ static void barrier_flush_all(struct node *n, uint64_t wanted)
 
 		if (!(wanted >> i & 1))
 			continue;
-		r = backing_flush(n->volumes[i].backing);
+		r = volume_flush_image(&n->volumes[i]);
 		if (r < 0) {
 			log_error("disk %s: a flush that was answered ahead failed: error %d; the "
 				  "next one reports it",

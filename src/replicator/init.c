@@ -33,8 +33,11 @@ static int init_take_lock(const struct conf_node *node, int *ret_fd, struct erro
 	return 0;
 }
 
-static int init_volumes(const struct conf_node *node, struct metadata *m, struct error *err)
+static int init_volumes(const struct conf *conf, const struct conf_node *node, struct metadata *m,
+	struct error *err)
 {
+	char path[512];
+
 	m->id.volumes = node->ndisks;
 	for (unsigned i = 0; i < node->ndisks; i++) {
 		struct backing *b;
@@ -54,6 +57,10 @@ static int init_volumes(const struct conf_node *node, struct metadata *m, struct
 		snprintf(m->id.volume[i].name, sizeof(m->id.volume[i].name), "%s",
 			node->disks[i].name);
 		backing_free(b);
+		r = mapfile_create(node_map_path(node, i, path, sizeof(path)), m->id.volume[i].size,
+			(uint32_t)conf->dirty_block, err);
+		if (r < 0)
+			return r;
 	}
 	return 0;
 }
@@ -84,7 +91,7 @@ int init_node(const struct conf *conf, unsigned index, bool force, struct error 
 			"knows",
 			node->name, path);
 	if (r == 0)
-		r = init_volumes(node, &m, err);
+		r = init_volumes(conf, node, &m, err);
 	/* The metadata last: its presence says that the node is whole. A journal without it is the
 	 * remains of an init that did not end. */
 	if (r == 0)

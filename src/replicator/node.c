@@ -11,6 +11,7 @@
 #include "core/pages.h"
 #include "replicator/control.h"
 #include "replicator/memory.h"
+#include "replicator/keeper.h"
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
 #include "replicator/submit.h"
@@ -20,6 +21,12 @@
 const char *node_path(const char *dir, const char *name, char *buf, size_t len)
 {
 	snprintf(buf, len, "%s/%s", dir, name);
+	return buf;
+}
+
+const char *node_map_path(const struct conf_node *node, unsigned disk, char *buf, size_t len)
+{
+	snprintf(buf, len, "%s/%s.map", node->state_dir, node->disks[disk].name);
 	return buf;
 }
 
@@ -239,6 +246,10 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, bool
 	if (r == 0 && guest)
 		r = submit_start(n, &n->submitter, err);
 	if (r == 0)
+		r = keeper_open_maps(n, err);
+	if (r == 0)
+		r = keeper_start(n, err);
+	if (r == 0)
 		r = role == NODE_PRIMARY ? node_start_primary(n, err)
 					 : node_start_secondary(n, err);
 	if (r == 0)
@@ -265,6 +276,7 @@ void node_stop(struct node *n, unsigned wait_ms)
 	r = n->receiver;
 	s = n->sender;
 	pthread_mutex_unlock(&n->lock);
+	keeper_stop(n);
 	if (s) {
 		sender_stop(s, wait_ms);
 		node_note_clean(n);
@@ -290,6 +302,7 @@ struct node *node_free(struct node *n)
 	pthread_mutex_unlock(&n->lock);
 	control_free(c);
 	n->submitter = submit_stop(n->submitter);
+	keeper_stop(n);
 	sender_free(n->sender);
 	receiver_free(n->receiver);
 	barrier_stop(n);

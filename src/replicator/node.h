@@ -25,6 +25,7 @@
 #include "core/replica.h"
 #include "replicator/backing.h"
 #include "replicator/barrier.h"
+#include "replicator/mapfile.h"
 #include "replicator/metafile.h"
 #include "replicator/snapshot.h"
 #include "replicator/transport.h"
@@ -46,6 +47,7 @@ struct volume {
 	uint64_t size;           /* bytes */
 	struct rangelock ranges; /* (L) */
 	unsigned changing;       /* (L) changes of clients in flight */
+	struct mapfile map;      /* what may differ from the peer */
 	pthread_cond_t granted;  /* with node.lock */
 	struct snapshots snapshots;
 };
@@ -55,6 +57,7 @@ struct submitter;
 struct sender;
 struct receiver;
 struct control;
+struct keeper;
 
 struct node {
 	const struct conf *conf;
@@ -67,6 +70,8 @@ struct node {
 
 	struct volume volumes[CONF_MAX_DISKS];
 	unsigned nvolumes;
+	struct dirtymap *maps[CONF_MAX_DISKS]; /* of the volumes */
+	struct dirtymap_windows windows;       /* (L) what is on its way to the peer */
 
 	pthread_mutex_t lock;
 	pthread_cond_t changed;          /* with lock: state, epochs, room; see node_changed */
@@ -87,6 +92,7 @@ struct node {
 	struct sender *sender;     /* (L) primary, also after a promotion */
 	struct receiver *receiver; /* (L) secondary; NULL again once a promotion has drained */
 	struct control *control;
+	struct keeper *keeper;
 };
 
 /* Opens everything and starts the threads; called once, after nbdkit's fork. */
@@ -128,5 +134,7 @@ void node_supersede(struct node *n, uint64_t generation);
 
 /* STATE_DIR/name or RUN_DIR/name in buf. */
 const char *node_path(const char *dir, const char *name, char *buf, size_t len);
+/* Of a disk's map file. */
+const char *node_map_path(const struct conf_node *node, unsigned disk, char *buf, size_t len);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "replicator/node.h"
 #include "replicator/sender.h"
+#include "replicator/volume.h"
 #include "util/clock.h"
 #include "util/log.h"
 
@@ -120,12 +121,18 @@ void node_note_clean(struct node *n)
 
 	node_wait_changes(n);
 	for (unsigned i = 0; r == 0 && i < n->nvolumes; i++)
-		r = backing_flush(n->volumes[i].backing);
+		r = volume_flush_image(&n->volumes[i]);
 	if (r < 0) {
 		log_error("a disk cannot be flushed (%s): the end of this run is not in order",
 			strerror(-r));
 		return;
 	}
+	pthread_mutex_lock(&n->lock);
+	for (unsigned i = 0; r == 0 && i < n->nvolumes; i++)
+		r = mapfile_settle(&n->volumes[i].map);
+	pthread_mutex_unlock(&n->lock);
+	if (r < 0)
+		return; /* logged */
 	if (node_meta_update(n, node_note_stopped, NULL, &err) < 0)
 		log_error("%s", err.text);
 }

@@ -115,10 +115,16 @@ struct sender *sender_free(struct sender *s)
 	return NULL;
 }
 
+void sender_session_over(struct sender *s)
+{
+	primary_session_end(&s->core);
+	dirtymap_lost(&s->n->windows);
+}
+
 /* (L) on-congestion = detach: the guest goes first. */
 static void sender_congested(struct sender *s)
 {
-	primary_session_end(&s->core);
+	sender_session_over(s);
 	s->end_session = true;
 	s->disconnected = true;
 	node_set_reason(s->n, "the queue was full (on-congestion = detach); `tandem connect` "
@@ -249,7 +255,7 @@ void sender_disconnect(struct sender *s, const char *why)
 {
 	s->disconnected = true;
 	s->end_session = true;
-	primary_session_end(&s->core);
+	sender_session_over(s);
 	pthread_cond_broadcast(&s->room);
 	node_set_reason(s->n, "%s", why);
 	node_changed(s->n);
@@ -258,6 +264,7 @@ void sender_disconnect(struct sender *s, const char *why)
 
 void sender_fail(struct sender *s)
 {
+	sender_session_over(s);
 	s->core.state = PRIMARY_FAILED;
 	s->end_session = true;
 	pthread_cond_broadcast(&s->room);

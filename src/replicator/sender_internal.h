@@ -49,6 +49,9 @@ struct sender {
 int sync_start(struct sender *s);
 void sync_stop(struct sender *s);
 
+/* (L) The session is over: what was on its way is to be copied again. */
+void sender_session_over(struct sender *s);
+
 /* sender_link.c */
 void *sender_main(void *arg);
 

@@ -199,8 +199,6 @@ static int sender_begin(struct sender *s, const struct hello *peer,
 	uint64_t floor, total = 0;
 	int r;
 
-	for (unsigned i = 0; i < n->nvolumes; i++)
-		total += n->volumes[i].size;
 	/* No writer is between change and publish while solo, but for the last ones of before. */
 	while (atomic_load_explicit(&s->publishing, memory_order_acquire))
 		sender_wait(s, 0, NS_PER_MS / 10);
@@ -218,6 +216,10 @@ static int sender_begin(struct sender *s, const struct hello *peer,
 		return r;
 	}
 	pthread_mutex_lock(&n->lock);
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		dirtymap_mark_all(n->maps[i], DIRTYMAP_WANTED);
+		total += dirtymap_wanted_bytes(n->maps[i]);
+	}
 	primary_session_begin(&s->core, floor, total, peer->journal / 4);
 	s->session++;
 	s->sync_done = s->sync_sent = s->sync_rate = 0;
@@ -261,6 +263,8 @@ static int sender_hear(struct sender *s, struct error *err)
 		pthread_mutex_lock(&n->lock);
 		before = s->core.state;
 		why = primary_replicating(&s->core) ? primary_ack(&s->core, &rec) : NULL;
+		if (!why && primary_replicating(&s->core))
+			dirtymap_acknowledged(&n->windows, s->core.settled, s->core.total_changes);
 		done = before == PRIMARY_SYNCING && s->core.state == PRIMARY_PROTECTED;
 		if (done)
 			node_set_reason(n, "%s", "");
@@ -396,7 +400,7 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 	bool failed = false;
 
 	pthread_mutex_lock(&n->lock);
-	primary_session_end(&s->core);
+	sender_session_over(s);
 	barrier_end(n, NULL);
 	s->connected = false;
 	failed = s->sync_error != 0;

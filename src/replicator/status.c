@@ -14,8 +14,9 @@ struct status_look {
 	struct sender_status s;
 	struct receiver_status r;
 	char reason[256];
-	bool begun;            /* with a guest: between checkpoint-begin and cut */
-	uint64_t memory_epoch; /* of a promoted node */
+	bool begun;                     /* with a guest: between checkpoint-begin and cut */
+	uint64_t memory_epoch;          /* of a promoted node */
+	uint64_t dirty[CONF_MAX_DISKS]; /* bytes */
 };
 
 static void status_look(struct node *n, struct status_look *l)
@@ -28,6 +29,8 @@ static void status_look(struct node *n, struct status_look *l)
 		sender_get_status(n->sender, &l->s);
 	else if (n->receiver)
 		receiver_get_status(n->receiver, &l->r);
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		l->dirty[i] = dirtymap_unequal_bytes(n->maps[i]);
 	memcpy(l->reason, n->reason, sizeof(l->reason));
 	l->begun = n->barrier.begun;
 	l->memory_epoch = n->memory ? n->memory->epoch : 0;
@@ -140,7 +143,8 @@ json_t *answer_status(struct node *n)
 	status_set_checkpoint(o, n, &l);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		json_object_set_new(disks, n->volumes[i].name,
-			json_pack("{s:I,s:n}", "size", (json_int_t)n->volumes[i].size, "dirty"));
+			json_pack("{s:I,s:I}", "size", (json_int_t)n->volumes[i].size, "dirty",
+				(json_int_t)l.dirty[i]));
 	json_object_set_new(o, "disks", disks);
 	json_object_set_new(o, "link",
 		json_pack("{s:b,s:s,s:b,s:I}", "connected",

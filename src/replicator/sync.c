@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The full sync of a session: every volume goes into the stream once, while guests write.
+/* The sync of a session: every block that the dirty map wants goes into the stream, while guests
+ * write. A full sync is one whose map says "all".
  *
  * Each piece is read and put into the stream under its range lock, so that it cannot be older than
  * a write that stands before it. What reads as zeroes is sent as ZERO without payload. The sync
@@ -70,6 +71,8 @@ static bool sync_put(
 	pthread_mutex_lock(&s->n->lock);
 	if (!s->sync_stop)
 		slot = sender_change(s, &rec);
+	if (slot)
+		dirtymap_sent(&s->n->windows, v->index, off, len);
 	if (slot && payload)
 		s->sync_sent += len;
 	pthread_mutex_unlock(&s->n->lock);
@@ -132,45 +135,75 @@ static void sync_pace(struct sync *y, uint64_t bytes)
 	}
 }
 
-/* One step at off: *ret_len bytes are in the stream then.  0, -ECANCELED (stop), or an error. */
-static int sync_step(struct sync *y, struct volume *v, uint64_t off, uint64_t *ret_len)
+/* (L) The blocks of [off, off+len) stand in the stream.  Not if the session has ended meanwhile:
+ * then what was on its way is wanted again. */
+static void sync_taken(struct sync *y, struct volume *v, uint64_t off, uint64_t len)
 {
-	uint64_t window = min_u64(SYNC_WINDOW, v->size - off);
+	if (!y->s->sync_stop && primary_replicating(&y->s->core))
+		dirtymap_clear(&v->map.map, DIRTYMAP_WANTED, off, len);
+	y->s->sync_done += len;
+}
+
+/* Bytes of [off, off+len), whole blocks of the dirty map, that the extents say read as zeroes;
+ * their range is held.  *ret_data: how far data goes where they do not. */
+static int sync_zeroes(
+	struct volume *v, uint64_t off, uint64_t len, uint64_t *ret_zero, uint64_t *ret_data)
+{
+	uint64_t block = dirtymap_block(&v->map.map);
 	struct sync_extent e = {0};
+	int r = 0;
+
+	if (backing_get_info(v->backing)->can_extents)
+		r = backing_extents(v->backing, off, len, sync_first_extent, &e);
+	if (r < 0 && r != -ECANCELED)
+		return r;
+	*ret_zero = !e.any || !e.zero ? 0 : e.len == len ? len : round_down(e.len, block);
+	*ret_data = e.any && !e.zero ? min_u64(round_up(e.len, block), len) : min_u64(len, block);
+	if (!e.any)
+		*ret_data = len;
+	return 0;
+}
+
+/* One step at the beginning of a run of wanted blocks: *ret_len bytes are in the stream then.  0,
+ * -ECANCELED (stop), or an error. */
+static int sync_step(
+	struct sync *y, struct volume *v, const struct dirtymap_run *run, uint64_t *ret_len)
+{
+	uint64_t off = run->off, zero = 0, data = 0;
 	struct rangelock_entry range;
 	struct sender *s = y->s;
 	bool more = true;
-	int r = 0;
+	int r;
 
 	pthread_mutex_lock(&s->n->lock);
 	if (!sync_wait_room(y)) {
 		pthread_mutex_unlock(&s->n->lock);
 		return -ECANCELED;
 	}
-	volume_lock_range(v, &range, off, window);
+	volume_lock_range(v, &range, off, run->len);
 	pthread_mutex_unlock(&s->n->lock);
-	if (backing_get_info(v->backing)->can_extents)
-		r = backing_extents(v->backing, off, window, sync_first_extent, &e);
-	if (r == -ECANCELED)
-		r = 0;
-	if (r == 0 && e.any && e.zero) {
-		*ret_len = e.len;
-		more = sync_put(y, v, off, e.len, NULL);
-	}
+	r = sync_zeroes(v, off, run->len, &zero, &data);
+	if (r == 0 && zero)
+		more = sync_put(y, v, off, zero, NULL);
 	pthread_mutex_lock(&s->n->lock);
+	if (r == 0 && zero && more)
+		sync_taken(y, v, off, zero);
 	volume_unlock_range(v, &range);
-	if (r < 0 || (e.any && e.zero)) {
+	*ret_len = zero;
+	if (r < 0 || zero) {
 		pthread_mutex_unlock(&s->n->lock);
 		return r < 0 ? r : more ? 0 : -ECANCELED;
 	}
 	/* Data: a small range of its own, so that guests wait as little as possible. */
-	*ret_len = min_u64(SYNC_PIECE, e.any ? e.len : window);
+	*ret_len = min_u64(SYNC_PIECE, data);
 	volume_lock_range(v, &range, off, *ret_len);
 	pthread_mutex_unlock(&s->n->lock);
 	r = backing_pread(v->backing, y->buf, (uint32_t)*ret_len, off);
 	if (r == 0)
 		more = sync_put_piece(y, v, off, (uint32_t)*ret_len);
 	pthread_mutex_lock(&s->n->lock);
+	if (r == 0 && more)
+		sync_taken(y, v, off, *ret_len);
 	volume_unlock_range(v, &range);
 	pthread_mutex_unlock(&s->n->lock);
 	if (r == 0 && more)
@@ -178,23 +211,33 @@ static int sync_step(struct sync *y, struct volume *v, uint64_t off, uint64_t *r
 	return r < 0 ? r : more ? 0 : -ECANCELED;
 }
 
+/* The next run of blocks that the peer lacks. */
+static bool sync_next(struct sync *y, struct volume *v, uint64_t from, struct dirtymap_run *ret_run)
+{
+	bool any;
+
+	pthread_mutex_lock(&y->s->n->lock);
+	any = dirtymap_next(&v->map.map, DIRTYMAP_WANTED, from, SYNC_WINDOW, ret_run);
+	pthread_mutex_unlock(&y->s->n->lock);
+	return any;
+}
+
 static int sync_volume(struct sync *y, struct volume *v)
 {
-	for (uint64_t off = 0; off < v->size;) {
+	struct dirtymap_run run;
+
+	for (uint64_t off = 0; sync_next(y, v, off, &run);) {
 		uint64_t len = 0;
-		int r = sync_step(y, v, off, &len);
+		int r = sync_step(y, v, &run, &len);
 
 		if (r < 0) {
 			if (r != -ECANCELED)
-				log_error("disk %s: cannot read it for the full sync at byte %llu: "
+				log_error("disk %s: cannot read it for the sync at byte %llu: "
 					  "error %d",
-					v->name, (unsigned long long)off, -r);
+					v->name, (unsigned long long)run.off, -r);
 			return r;
 		}
-		off += len;
-		pthread_mutex_lock(&y->s->n->lock);
-		y->s->sync_done += len;
-		pthread_mutex_unlock(&y->s->n->lock);
+		off = run.off + len;
 	}
 	return 0;
 }

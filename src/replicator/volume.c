@@ -17,6 +17,7 @@ int volume_open(struct node *n, unsigned index, bool writable, struct error *err
 	if (r < 0)
 		return error_prefix(err, "disk %s", v->name);
 	v->size = backing_get_info(v->backing)->size;
+	v->map.fd = -1;
 	pthread_cond_init(&v->granted, NULL);
 	r = snapshots_init(&v->snapshots);
 	if (r < 0)
@@ -29,6 +30,7 @@ void volume_close(struct volume *v)
 	if (!v->backing)
 		return;
 	v->backing = backing_free(v->backing);
+	mapfile_close(&v->map);
 	snapshots_deinit(&v->snapshots);
 	pthread_cond_destroy(&v->granted);
 }
@@ -91,7 +93,25 @@ int volume_flush(struct volume *v)
 		return -ESHUTDOWN;
 	if (barrier_flush(v, &r))
 		return r;
-	return v->node->conf->unsafe_no_flush ? 0 : backing_flush(v->backing);
+	return v->node->conf->unsafe_no_flush ? 0 : volume_flush_image(v);
+}
+
+int volume_flush_image(struct volume *v)
+{
+	pthread_mutex_t *lock = &v->node->lock;
+	bool covers;
+	int r;
+
+	pthread_mutex_lock(lock);
+	covers = dirtymap_flush_begin(&v->map.map);
+	pthread_mutex_unlock(lock);
+	r = backing_flush(v->backing);
+	if (covers) {
+		pthread_mutex_lock(lock);
+		dirtymap_flush_end(&v->map.map, r == 0);
+		pthread_mutex_unlock(lock);
+	}
+	return r;
 }
 
 int volume_extents(struct volume *v, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx)

@@ -17,6 +17,8 @@ int volume_pwrite(struct volume *v, const void *buf, uint32_t len, uint64_t off,
 /* The range reads as zeroes afterwards, also after a trim (VOLUME_UNMAP). */
 int volume_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags);
 int volume_flush(struct volume *v);
+/* The image's own flush, whatever the configuration says; what it covers is no longer loose. */
+int volume_flush_image(struct volume *v);
 int volume_extents(struct volume *v, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx);
 
 /* Range locks; node.lock is held, and is let go while waiting.  lock: returns once e holds [off,

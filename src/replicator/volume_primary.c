@@ -5,8 +5,10 @@
  * The place in the stream is taken while the range is held, and the range is held until the image
  * has the data: overlapping writes have one order on both sides (I6), and a change stands in the
  * stream before its reply.
- * Cost over a plain write: two short holds of node.lock, one CRC and one copy of the payload.  It
- * waits for an overlapping write, and for room when the queue is full; never for the network. */
+ * Cost over a plain write: two short holds of node.lock (with a look at the activity log and two
+ * bits of the dirty map), one CRC and one copy of the payload.  It waits for an overlapping write,
+ * for the activity log where its region is cold, and for room when the queue is full; never for the
+ * network. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,12 +23,23 @@ struct volume_change {
 	uint8_t *slot; /* NULL: not replicated */
 };
 
-/* node.lock is held, and let go for what a first write has to note: once per link loss or
- * promotion (core/identity.h).  0, or negative errno. */
+/* node.lock is held.  Before the image changes: the change stands in the stream, or is to be copied
+ * later. */
+static void volume_mark(struct volume *v, bool sent, uint64_t off, uint64_t len)
+{
+	if (sent)
+		dirtymap_sent(&v->node->windows, v->index, off, len);
+	else
+		dirtymap_mark(&v->map.map, DIRTYMAP_WANTED, off, len);
+}
+
+/* node.lock is held, and let go where the region is cold (core/activity.h) and for what a first
+ * write has to note: once per link loss or promotion (core/identity.h).  0, or negative errno. */
 static int volume_change_begin(struct volume *v, struct volume_change *c)
 {
 	struct node *n = v->node;
-	int r = 0;
+	bool entered;
+	int r;
 
 	barrier_wait(n);
 	/* Who stops the node closes the clients' connections before it lets go of us. */
@@ -34,8 +47,10 @@ static int volume_change_begin(struct volume *v, struct volume_change *c)
 		pthread_cond_wait(&n->changed, &n->lock);
 	v->changing++;
 	volume_lock_range(v, &c->range, c->rec.offset, c->rec.length);
+	r = mapfile_enter(&v->map, c->rec.offset, c->rec.length);
+	entered = r == 0;
 	for (;;) {
-		if (n->ended || n->access != NODE_ACCESS_PRIMARY)
+		if (r == 0 && (n->ended || n->access != NODE_ACCESS_PRIMARY))
 			r = -ESHUTDOWN;
 		c->slot = NULL;
 		if (r == 0 && !n->unwritten && n->sender)
@@ -47,10 +62,14 @@ static int volume_change_begin(struct volume *v, struct volume_change *c)
 		pthread_mutex_lock(&n->lock);
 	}
 	if (r < 0) {
+		if (entered)
+			mapfile_leave(&v->map, c->rec.offset, c->rec.length);
 		volume_unlock_range(v, &c->range);
 		v->changing--;
+		return r;
 	}
-	return r;
+	volume_mark(v, c->slot != NULL, c->rec.offset, c->rec.length);
+	return 0;
 }
 
 /* A write that failed leaves unknown content: what is there now follows in the stream, so that both
@@ -74,6 +93,7 @@ static void volume_send_actual(struct volume *v, uint64_t off, uint64_t len)
 		pthread_mutex_lock(&n->lock);
 		if (n->sender)
 			slot = sender_change(n->sender, &rec);
+		volume_mark(v, slot != NULL, off, part);
 		pthread_mutex_unlock(&n->lock);
 		if (slot)
 			sender_publish(n->sender, slot, &rec, buf);
@@ -81,6 +101,11 @@ static void volume_send_actual(struct volume *v, uint64_t off, uint64_t len)
 		len -= part;
 	}
 	free(buf);
+	if (len > 0) {
+		pthread_mutex_lock(&n->lock);
+		volume_mark(v, false, off, len);
+		pthread_mutex_unlock(&n->lock);
+	}
 }
 
 static void volume_change_end(struct volume *v, struct volume_change *c, int failed)
@@ -88,6 +113,8 @@ static void volume_change_end(struct volume *v, struct volume_change *c, int fai
 	if (failed < 0 && c->slot)
 		volume_send_actual(v, c->rec.offset, c->rec.length);
 	pthread_mutex_lock(&v->node->lock);
+	dirtymap_mark_loose(&v->map.map, c->rec.offset, c->rec.length);
+	mapfile_leave(&v->map, c->rec.offset, c->rec.length);
 	volume_unlock_range(v, &c->range);
 	v->changing--;
 	pthread_mutex_unlock(&v->node->lock);
@@ -135,7 +162,8 @@ int volume_primary_pwrite(struct volume *v, const void *buf, uint32_t len, uint6
 	return r;
 }
 
-int volume_primary_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags)
+/* At most as many regions as can be made hot at once. */
+static int volume_primary_zero_one(struct volume *v, uint64_t len, uint64_t off, unsigned flags)
 {
 	struct volume_change c = {.rec = {.type = RECORD_ZERO,
 					  .flags = flags & VOLUME_UNMAP ? RECORD_FLAG_UNMAP : 0,
@@ -160,5 +188,19 @@ int volume_primary_zero(struct volume *v, uint64_t len, uint64_t off, unsigned f
 	if (r == -EOPNOTSUPP)
 		r = backing_zero(v->backing, len, off, how);
 	volume_change_end(v, &c, r);
+	return r;
+}
+
+int volume_primary_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags)
+{
+	int r = 0;
+
+	while (len > 0 && r == 0) {
+		uint64_t part = min_u64(len, activity_reach(&v->map.log, off));
+
+		r = volume_primary_zero_one(v, part, off, flags);
+		off += part;
+		len -= part;
+	}
 	return r;
 }

@@ -90,6 +90,7 @@ static void conf_defaults(void **state)
 	assert_int_equal(c->staging_limit, 256u << 20);
 	assert_int_equal(c->journal_size, 1u << 30);
 	assert_int_equal(c->sync_rate, 0);
+	assert_int_equal(c->dirty_block, 65536);
 	assert_int_equal(c->heartbeat_ms, 250);
 	assert_int_equal(c->peer_timeout_ms, 3000);
 	assert_int_equal(c->threads, 16);
@@ -193,6 +194,8 @@ static void conf_bad_numbers(void **state)
 	BAD_GROUP("staging-limit", "1X", "a size from 16.0 MiB to 64.0 GiB, such as 256M");
 	BAD_GROUP("journal-size", "63M", "a size from 64.0 MiB to 1.0 TiB, such as 256M");
 	BAD_GROUP("journal-size", "99999999T", "a size from 64.0 MiB to 1.0 TiB, such as 256M");
+	BAD_GROUP("dirty-block", "2K", "a power of two from 4.0 KiB to 1.0 MiB, such as 64K");
+	BAD_GROUP("dirty-block", "96K", "a power of two from 4.0 KiB to 1.0 MiB, such as 64K");
 	BAD_GROUP("sync-rate", "1",
 		"a size per second from 64.0 KiB to 1.0 TiB, such as 100M, or 0 for no limit");
 	BAD_GROUP("commit-policy", "Auto", "\"auto\" or \"manual\"");
@@ -303,12 +306,13 @@ static void conf_bad_other_values(void **state)
 
 static void conf_unknown_and_repeated(void **state)
 {
-	test_bad(GROUP "epochms = 5\n" NODES, "vm1.conf:3: key \"epochms\" in [group]: unknown "
-					      "key; expected one of name, epoch-ms, "
-					      "commit-policy, on-congestion, queue-limit, "
-					      "staging-limit, journal-size, sync-rate, "
-					      "heartbeat-ms, peer-timeout-ms, threads, "
-					      "compression");
+	test_bad(GROUP "epochms = 5\n" NODES,
+		"vm1.conf:3: key \"epochms\" in [group]: unknown "
+		"key; expected one of name, epoch-ms, "
+		"commit-policy, on-congestion, queue-limit, "
+		"staging-limit, journal-size, dirty-block, sync-rate, "
+		"heartbeat-ms, peer-timeout-ms, threads, "
+		"compression");
 	test_bad(GROUP "[node alpha]\ndisk = /x\n",
 		"vm1.conf:4: key \"disk\" in [node alpha]: unknown key; expected one of link, "
 		"state-dir, run-dir, disk.NAME, ingest");

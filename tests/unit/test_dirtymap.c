@@ -135,7 +135,8 @@ static void test_map_grow(void **state)
 static void test_windows(void **state)
 {
 	struct dirtymap m[2];
-	struct dirtymap_windows w = {.maps = m, .count = 2};
+	struct dirtymap *maps[2] = {&m[0], &m[1]};
+	struct dirtymap_windows w = {.maps = maps, .count = 2};
 	uint64_t sent = 0, done = 0, last[2][64] = {{0}};
 
 	(void)state;

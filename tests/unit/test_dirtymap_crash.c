@@ -71,7 +71,7 @@ struct writer {
 struct world {
 	uint64_t rng;
 	enum fault fault;
-	struct dirtymap map;
+	struct dirtymap map, *maps[1];
 	struct activity act;
 	struct dirtymap_windows win;
 	struct spot spots[SPOTS];
@@ -228,7 +228,7 @@ static void world_transaction(struct world *w)
 	}
 	w->phase = w->put = 0;
 	out = w->act.first ? activity_begin(&w->act)
-			   : rng(w, 4) == 0 && activity_begin_pages(&w->act, true);
+			   : rng(w, 4) == 0 && activity_begin_pages(&w->act, true, rng(w, 3));
 	if (out)
 		world_transaction_step(w);
 }
@@ -392,7 +392,8 @@ static bool world_load(struct world *w)
 		return false;
 	}
 	memset(&w->win, 0, sizeof(w->win));
-	w->win.maps = &w->map;
+	w->maps[0] = &w->map;
+	w->win.maps = w->maps;
 	w->win.count = 1;
 	return true;
 }
