@@ -5,6 +5,7 @@ Written from the document, not from the C code, so that the two check each other
 import struct
 from dataclasses import dataclass
 
+import memory
 from crc32c import crc32c
 
 MAGIC = 0x43524454
@@ -12,10 +13,11 @@ HEADER = 64
 MAX_PAYLOAD = 1 << 20
 MAX_NUMBER = 1 << 62
 OPTIONAL = 0x8000
-FLAG_SYNC, FLAG_UNMAP = 1, 2
+FLAG_SYNC, FLAG_UNMAP, FLAG_MERGE = 1, 2, 16
+KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 
 (HELLO, WRITE, ZERO, SEAL, SYNC_BEGIN, SYNC_END, ACK_RECEIVED, ACK_COMMITTED, HEARTBEAT,
- GOODBYE) = range(1, 11)
+ GOODBYE, PAGES, STATE) = range(1, 13)
 COMMIT, DISCARD = 256, 257
 
 PRIMARY, SECONDARY, JOURNAL = "primary", "secondary", "journal"
@@ -51,13 +53,17 @@ RULES = {
                 MAX_PAYLOAD),
     ZERO: Rule("ZERO", _P | _J, frozenset(("volume", "epoch", "offset", "length")),
                FLAG_SYNC | FLAG_UNMAP),
-    SEAL: Rule("SEAL", _P | _J, frozenset(("epoch", "offset", "length"))),
+    SEAL: Rule("SEAL", _P | _J, frozenset(("epoch", "offset", "length")), FLAG_MERGE),
     SYNC_BEGIN: Rule("SYNC_BEGIN", _P, frozenset(("epoch", "length"))),
     SYNC_END: Rule("SYNC_END", _P, frozenset(("epoch", "offset", "length"))),
     ACK_RECEIVED: Rule("ACK_RECEIVED", _S, frozenset(("epoch", "offset", "length"))),
     ACK_COMMITTED: Rule("ACK_COMMITTED", _S, frozenset(("epoch", "offset", "length"))),
     HEARTBEAT: Rule("HEARTBEAT", _P | _S),
     GOODBYE: Rule("GOODBYE", _P | _S, frozenset(("offset", "length")), max_payload=512),
+    PAGES: Rule("PAGES", _P, frozenset(("volume", "epoch", "offset", "length")),
+                memory.FLAG_LZ4 | memory.FLAG_ZSTD, MAX_PAYLOAD),
+    STATE: Rule("STATE", _P, frozenset(("volume", "epoch", "offset", "length")),
+                memory.FLAG_LZ4 | memory.FLAG_ZSTD, MAX_PAYLOAD),
     COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
     DISCARD: Rule("DISCARD", _J),
 }
@@ -75,6 +81,8 @@ class Record:
     seq: int
     payload: bytes
     size: int  # of header, payload and padding
+    runs: list = None  # PAGES
+    state: bytes = None  # STATE, unpacked
 
     @property
     def known(self):
@@ -82,7 +90,11 @@ class Record:
 
     @property
     def is_change(self):
-        return self.type in (WRITE, ZERO)
+        return self.type in (WRITE, ZERO, PAGES, STATE)
+
+    @property
+    def is_memory(self):
+        return self.type in (PAGES, STATE)
 
     def __str__(self):
         name = RULES[self.type].name if self.known else "type 0x%x" % self.type
@@ -91,6 +103,8 @@ class Record:
             text += " SYNC"
         if self.flags & FLAG_UNMAP:
             text += " UNMAP"
+        if self.flags & FLAG_MERGE:
+            text += " MERGE"
         for field in ("volume", "epoch", "offset", "length"):
             if not self.known or field in RULES[self.type].fields:
                 text += " %s=%d" % (field, getattr(self, field))
@@ -155,6 +169,13 @@ def parse(data, position, place, seq=None):
         raise Violation(position, "payload CRC")
     if any(body[length:]):
         raise Violation(position, "padding is not zero")
+    try:
+        if kind == PAGES:
+            rec.runs = memory.parse_pages(flags, offset, extent, rec.payload)
+        elif kind == STATE:
+            rec.state = memory.parse_state(flags, extent, rec.payload)
+    except memory.Bad as bad:
+        raise Violation(position, str(bad)) from None
     return rec
 
 
@@ -172,7 +193,7 @@ class Hello:
     flags: set
     heartbeat_ms: int
     name: str
-    volumes: list  # of (name, size, uuid)
+    volumes: list  # of (name, size, uuid, kind)
 
 
 HELLO_FIXED, HELLO_VOLUME, HELLO_HISTORY = 512, 96, 16
@@ -247,7 +268,7 @@ def parse_hello(rec):
         label = _parse_name(label, where + 32, "a volume's name")
         if label in [v[0] for v in volumes]:
             raise Violation(where + 32, "two volumes of one name")
-        volumes.append((label, size, uuid))
+        volumes.append((label, size, uuid, kind))
     return Hello(PRIMARY if role == 1 else SECONDARY, group, current, base, history[:nhistory], top,
                  committed, journal, seen,
                  {f for i, f in enumerate(HELLO_FLAGS) if flags >> i & 1}, heartbeat,

@@ -4,6 +4,7 @@ the corpus of the fuzzers."""
 import struct
 
 import journal
+import memory
 import records
 from crc32c import crc32c
 
@@ -102,6 +103,51 @@ def secondary():
         plain(records.ACK_RECEIVED, epoch=14, offset=9, length=2 * SIZE + 1638),
         plain(records.ACK_COMMITTED, epoch=14, offset=8, length=2 * SIZE + 1630),
         plain(records.GOODBYE, offset=3, length=4),
+    ]
+
+
+GUEST = ((b"vda", SIZE, 1, 0), (b"ram", SIZE, 2, 0), (b"state", 256 << 20, 3, 0))
+# "hello", a match that reaches into what it writes, and the end: 65,536 bytes in all
+LZ4_HELLO = b"\x5fhello\x05\x00" + b"\xff" * 256 + bytes([65536 - 5 - 5 - 4 - 15 - 256 * 255]) + b"\x50hello"
+
+
+def pages(epoch, runs, data=b"", flags=0, packed=None):
+    """runs: of (offset, length), or (offset, length, "zero")."""
+    table = b"".join(struct.pack("<QQ", r[0], r[1] | (1 << 63 if len(r) > 2 else 0)) for r in runs)
+    return records.PAGES, dict(payload=table + (data if packed is None else packed), epoch=epoch,
+                               volume=1, offset=len(runs), length=sum(r[1] for r in runs),
+                               flags=flags)
+
+
+def state(epoch, offset, length, flags=0, packed=None, seed=7):
+    return records.STATE, dict(payload=data(length, seed) if packed is None else packed,
+                               epoch=epoch, volume=2, offset=offset, length=length, flags=flags)
+
+
+def guest():
+    """A VM group: the first checkpoint (11) with the disk's sync; 12 is abandoned and merged into 13;
+    the disk goes on with 13 and 14 while memory is still of an epoch before."""
+    whole = data(8192, 9)
+    frame = memory.zstd_compress(bytes(4096) + whole[:4096])
+    return [
+        plain(records.HELLO, payload=hello_payload(1, GUEST)),
+        plain(records.SYNC_BEGIN, epoch=11, length=SIZE),
+        write(11, 0, 4096, flags=1),
+        zero(11, 4096, SIZE - 4096, flags=3),
+        pages(11, [(0, 8192), (8192, SIZE - 8192, "zero")], whole),
+        plain(records.SYNC_END, epoch=11, offset=3, length=2 * SIZE),
+        write(12, 512, 100),
+        pages(11, [(65536, 65536)], flags=memory.FLAG_LZ4, packed=LZ4_HELLO),
+        state(11, 0, 3000),
+        plain(records.SEAL, epoch=11, offset=5, length=2 * SIZE + 65536 + 3000),
+        pages(12, [(4096, 4096)], whole[:4096]),
+        write(13, 512, 50),
+        plain(records.SEAL, epoch=12, offset=2, length=4196, flags=records.FLAG_MERGE),
+        pages(13, [(0, 4096), (4096, 4096)], flags=memory.FLAG_ZSTD, packed=frame),
+        write(14, 0, 512),
+        state(13, 1000, 4096, flags=memory.FLAG_ZSTD, packed=memory.zstd_compress(bytes(4096))),
+        plain(records.SEAL, epoch=13, offset=3, length=50 + 8192 + 4096),
+        plain(records.GOODBYE, offset=1),
     ]
 
 

@@ -2,7 +2,7 @@
 """One direction of one connection, and both together, against docs/stream.md ("Session")."""
 import records
 from records import (ACK_COMMITTED, ACK_RECEIVED, Cut, GOODBYE, HELLO, PRIMARY, RULES, SEAL,
-                     SECONDARY, SYNC_BEGIN, SYNC_END, Violation)
+                     PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, Violation)
 
 
 class Stream:
@@ -21,6 +21,12 @@ class Stream:
         self.changes = 0
         self.change_bytes = 0
         self.closed_counts = [0, 0]
+        self.guest = False  # there are volumes of kind memory and state
+        self.sync_counts = [0, 0]  # since SYNC_BEGIN
+        self.blob = 0  # bytes of the state blob
+        self.stated = set()  # open epochs that have a STATE
+        self.disk_epoch = 0  # newest epoch of a disk's change
+        self.ended_epochs = set()  # closed, also those that were merged into the next
         self.totals = {}  # closed epoch -> (changes, bytes) of all epochs up to it
         # of a secondary
         self.received = (0, 0, 0)
@@ -43,10 +49,26 @@ class Stream:
         self.ended = True
 
     def _change(self, rec):
-        if self.hello and rec.volume >= len(self.hello.volumes):
+        if rec.volume >= len(self.hello.volumes):
             raise Violation(rec.position, "no volume %d" % rec.volume)
-        if self.hello and rec.offset + rec.length > self.hello.volumes[rec.volume][1]:
+        size, kind = self.hello.volumes[rec.volume][1], self.hello.volumes[rec.volume][3]
+        if kind != {PAGES: records.KIND_MEMORY, STATE: records.KIND_STATE}.get(
+                rec.type, records.KIND_DISK):
+            raise Violation(rec.position, "%s for a volume of kind %d" %
+                            (RULES[rec.type].name, kind))
+        if rec.type == PAGES:
+            ends = [run.offset + run.length for run in rec.runs]
+        else:
+            ends = [rec.offset + rec.length]
+        if max(ends) > size:
             raise Violation(rec.position, "change beyond the end of the volume")
+        if rec.is_memory:
+            self._memory(rec)
+        elif self.guest:
+            if rec.epoch < self.disk_epoch:
+                raise Violation(rec.position, "change of a disk of epoch %d after %d" %
+                                (rec.epoch, self.disk_epoch))
+            self.disk_epoch = rec.epoch
         if self.sync is not None and rec.epoch != self.sync:
             raise Violation(rec.position, "change of epoch %d within the sync of epoch %d" %
                             (rec.epoch, self.sync))
@@ -55,8 +77,45 @@ class Stream:
         totals = self.open.setdefault(rec.epoch, [0, 0])
         totals[0] += 1
         totals[1] += rec.length
+        self.sync_counts = [self.sync_counts[0] + 1, self.sync_counts[1] + rec.length]
         self.changes += 1
         self.change_bytes += rec.length
+
+    def _memory(self, rec):
+        """A PAGES or STATE: behind the SEAL of the epoch before it."""
+        lower = [e for e in self.open if e < rec.epoch]
+        if lower:
+            raise Violation(rec.position, "memory of epoch %d before the seal of %d" %
+                            (rec.epoch, min(lower)))
+        if rec.type == STATE:
+            if rec.offset > self.blob:
+                raise Violation(rec.position, "STATE at %d, the blob has %d bytes" %
+                                (rec.offset, self.blob))
+            self.blob = rec.offset + rec.length
+            self.stated.add(rec.epoch)
+
+    def _sync_end(self, rec):
+        if self.sync != rec.epoch:
+            raise Violation(rec.position, "SYNC_END without its SYNC_BEGIN")
+        if self.guest:  # of the disks only: SEAL closes the epoch
+            if (rec.offset, rec.length) != tuple(self.sync_counts):
+                raise Violation(rec.position, "SYNC_END of %d changes and %d bytes, there were %d "
+                                "and %d" % (rec.offset, rec.length, *self.sync_counts))
+            self.disk_epoch = rec.epoch + 1
+            self.open.setdefault(rec.epoch, [0, 0])
+        else:
+            self._close(rec)
+        self.sync = None
+
+    def _seal(self, rec):
+        if self.sync is not None:
+            raise Violation(rec.position, "SEAL within a sync")
+        merge = rec.flags & records.FLAG_MERGE
+        if merge and (not self.guest or self.closed == 0):
+            raise Violation(rec.position, "SEAL with MERGE where none can be")
+        if self.guest and not merge and rec.epoch not in self.stated:
+            raise Violation(rec.position, "SEAL of a checkpoint without STATE")
+        self._close(rec)
 
     def _close(self, rec):
         lower = [e for e in self.open if e < rec.epoch]
@@ -68,13 +127,16 @@ class Stream:
                             ((RULES[rec.type].name, rec.offset, rec.length) + have))
         self.closed = rec.epoch
         self.closed_counts = [a + b for a, b in zip(self.closed_counts, have)]
-        self.totals[rec.epoch] = tuple(self.closed_counts)
+        self.ended_epochs.add(rec.epoch)
+        if not rec.flags & records.FLAG_MERGE:
+            self.totals[rec.epoch] = tuple(self.closed_counts)
 
     def _primary(self, rec):
         if not rec.known:
             return
         if rec.epoch and rec.epoch <= max(self.closed, self.hello.committed):
             raise Violation(rec.position, "epoch %d is closed" % rec.epoch)
+        self.guest = any(v[3] == records.KIND_MEMORY for v in self.hello.volumes)
         if rec.is_change:
             self._change(rec)
         elif rec.type == SYNC_BEGIN:
@@ -83,15 +145,11 @@ class Stream:
             if self.open:
                 raise Violation(rec.position, "SYNC_BEGIN with an open epoch")
             self.sync = rec.epoch
+            self.sync_counts = [0, 0]
         elif rec.type == SYNC_END:
-            if self.sync != rec.epoch:
-                raise Violation(rec.position, "SYNC_END without its SYNC_BEGIN")
-            self._close(rec)
-            self.sync = None
+            self._sync_end(rec)
         elif rec.type == SEAL:
-            if self.sync is not None:
-                raise Violation(rec.position, "SEAL within a sync")
-            self._close(rec)
+            self._seal(rec)
 
     def _secondary(self, rec):
         counts = (rec.offset, rec.length)
@@ -178,7 +236,7 @@ def check_pair(primary, secondary):
             if (rec.offset > primary.changes or rec.length > primary.change_bytes):
                 raise Violation(rec.position, "acknowledges more than was sent")
             if rec.epoch > max(secondary.hello.seen, secondary.hello.committed) and \
-                    rec.epoch not in primary.totals:
+                    rec.epoch not in primary.ended_epochs:
                 raise Violation(rec.position, "has received epoch %d, which was not sealed" %
                                 rec.epoch)
         elif rec.epoch not in primary.totals:

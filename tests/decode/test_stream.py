@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The stream decoder: good samples pass, and each single thing that is wrong is refused by name."""
+import struct
 import unittest
 
+import memory
 import records
 import samples
 import stream
 from crc32c import crc32c
 from records import (ACK_COMMITTED, ACK_RECEIVED, COMMIT, GOODBYE, HEARTBEAT, HELLO, OPTIONAL, SEAL,
                      SYNC_BEGIN, SYNC_END, Violation)
-from samples import SIZE, hello_payload, plain, write, zero
+from samples import GUEST, SIZE, hello_payload, plain, write, zero
 
 # Index of the items of samples.primary() and samples.secondary() that the tables below spoil.
 P = dict(hello=0, begin=1, sync_write=2, sync_zero=3, guest_write=4, sync_end=6, write=7, zero=8,
@@ -264,6 +266,78 @@ class Order(Base):
     def test_empty(self):
         self.refuse(b"", "within a header")
         self.assertEqual(stream.check(b"", cut=True).count, 0)
+
+
+class Guest(Base):
+    """Memory and state of a guest."""
+    G = dict(sync_pages=4, sync_end=5, lz4=7, state11=8, seal11=9, pages12=10, merge=12, zstd=13,
+             state13=15, seal13=16)
+
+    def test_good(self):
+        done = stream.check(samples.join(samples.guest()))
+        self.assertEqual(sorted(done.totals), [11, 13])
+        self.assertEqual(done.totals[13][0], 5 + 2 + 3)
+        data = memory.lz4_block(samples.LZ4_HELLO, 65536)
+        self.assertEqual((data[:10], data[-5:], len(data)), (b"hellohello", b"hello", 65536))
+
+    def spoiled(self, name, reason, flags=None, payload=None, **change):
+        items = samples.guest()
+        kind, fields = items[self.G[name]]
+        fields = dict(fields, **change)
+        if payload is not None:
+            fields["payload"] = payload(fields["payload"])
+        if flags is not None:
+            fields["flags"] = flags
+        items[self.G[name]] = kind, fields
+        self.refuse(samples.join(items), reason)
+
+    def test_fields(self):
+        run = lambda *words: (lambda p: struct.pack("<%dQ" % len(words), *words) + p[8 * len(words):])
+        for args in (
+                ("lz4", "two kinds of compression", 12), ("lz4", "bytes of data, expected", 0),
+                ("lz4", "zstd", 8), ("zstd", "LZ4", 4), ("state13", "expected 4096", 0),
+                ("merge", "without STATE", 0),
+                ("seal11", "MERGE where none can be", records.FLAG_MERGE),
+                ("sync_pages", "unknown flags", 1)):
+            with self.subTest(args=args):
+                self.spoiled(args[0], args[1], flags=args[2])
+        for name, reason, change in (
+                ("lz4", "of kind 3", dict(volume=2)), ("state11", "of kind 1", dict(volume=0)),
+                ("lz4", "runs of 65536 bytes", dict(length=4096)),
+                ("lz4", "0 runs", dict(offset=0)), ("lz4", "257 runs", dict(offset=257)),
+                ("lz4", "before the seal of 11", dict(epoch=12)),
+                ("pages12", "is closed", dict(epoch=11)),
+                ("state13", "the blob has 3000", dict(offset=3001)),
+                ("seal13", "there were 3", dict(offset=2)),
+                ("sync_end", "there were 3", dict(offset=2)),
+                ("zstd", "bytes in a PAGES of", dict(length=4096))):
+            with self.subTest(reason=reason, change=change):
+                self.spoiled(name, reason, **change)
+        for payload, reason in (
+                (run(4095, 65536), "run of"), (run(65536, 65535), "run of"), (run(65536, 0), "run of"),
+                (run(SIZE, 65536), "beyond the end"), (run(1 << 63, 65536), "run of"),
+                (lambda p: p[:15], "payload of 15"), (lambda p: p[:-1], "LZ4"),
+                (lambda p: p + b"x", "LZ4")):
+            with self.subTest(reason=reason):
+                self.spoiled("lz4", reason, payload=payload)
+
+    def test_zero_run_has_no_data(self):
+        items = samples.guest()
+        items[self.G["sync_pages"]] = samples.pages(11, [(0, SIZE, "zero")], bytes(4096))
+        self.refuse(samples.join(items), "4096 bytes of data, expected 0")
+
+    def test_disks_in_order(self):
+        items = samples.guest()
+        items.insert(self.G["state13"], write(13, 0, 10))
+        self.refuse(samples.join(items), "of epoch 13 after 14")
+        items = samples.guest()
+        items.insert(self.G["lz4"], write(11, 0, 10))
+        self.refuse(samples.join(items), "of epoch 11 after")
+
+    def test_no_guest(self):
+        items = samples.guest()
+        items[0] = plain(HELLO, payload=hello_payload(1, GUEST[:1] + ((b"b", SIZE, 1, 0),)))
+        self.refuse(samples.join(items), "of kind 1")
 
 
 class Pair(Base):
