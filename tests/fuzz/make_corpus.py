@@ -17,6 +17,9 @@ from samples import LIFE2, plain, write, zero  # noqa: E402
 READY, MANUAL, EARLY, LATE, EVENTS, REPAIR, EPOCHS, EDGE = (1 << i for i in range(8))
 
 
+GUEST_SEED = 1 << 47 | 1
+
+
 def options(flags, staging=2, piece=3, seed=1, again=0):
     return struct.pack("<BB", flags, staging | piece << 4 | again << 7) + seed.to_bytes(6, "little")
 
@@ -69,6 +72,16 @@ def files():
                         ("edge", READY | EDGE),
                         ("edge-late-events", READY | EDGE | LATE | EVENTS | REPAIR | EPOCHS)):
         yield "replica/epochs-" + name, options(flags, piece=4) + many_epochs(20, 700)
+    guest = after_hello(samples.guest())
+    yield "record/guest", samples.join(samples.guest())
+    for name, flags in (("plain", 0), ("ready", READY), ("manual", READY | MANUAL),
+                        ("late-events", LATE | EVENTS | REPAIR | EPOCHS),
+                        ("ready-late-events", READY | LATE | EVENTS | REPAIR | EPOCHS),
+                        ("manual-late-events",
+                         READY | MANUAL | LATE | EVENTS | REPAIR | EPOCHS)):
+        yield "replica/guest-" + name, options(flags, 0, 4, GUEST_SEED) + guest
+        yield "replica/guest-twice-" + name, options(flags | REPAIR, 0, 5, GUEST_SEED) + \
+            guest + samples.join(samples.guest()[1:-1], 30) * 3
     # One record that just fits into a chunk's room, and one that is split from its header.
     yield "replica/large", options(READY, piece=7) + large_record(1 << 18)
     yield "replica/large-late", options(READY | LATE | MANUAL | EVENTS, 0, 6) + \

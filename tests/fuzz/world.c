@@ -42,10 +42,20 @@ static void world_note(void *ctx)
 {
 }
 
+static void world_zero(void *ctx, uint64_t off, uint64_t len)
+{
+	struct world *w = ctx;
+
+	FUZZ_REQUIRE(off + len <= WORLD_MEMORY);
+	memset(w->image + off, 0, len);
+}
+
 static const struct replica_ops world_ops = {.chunk_write = world_chunk_write,
 	.journal_flush = world_journal_flush,
 	.send = world_send,
 	.apply_ready = world_note,
+	.memory_ready = world_note,
+	.memory_zero = world_zero,
 	.changed = world_note};
 
 struct replica_status world_status(const struct world *w)
@@ -69,6 +79,8 @@ static void world_start(struct world *w)
 {
 	const char *why = NULL;
 
+	if (w->image)
+		memset(w->image, 0, WORLD_MEMORY); /* a process begins without it */
 	w->r = replica_new(&w->cfg, &w->header, w->metadata, &world_ops, w);
 	FUZZ_REQUIRE(w->r);
 	if (replica_recover(w->r, ++w->incarnations, world_read, w, &why) < 0) {
@@ -85,6 +97,12 @@ void world_init(
 	w->ring = calloc(1, WORLD_RING);
 	w->map = imap_new();
 	FUZZ_REQUIRE(w->ring && w->map);
+	if (cfg->memory) {
+		w->cfg.image = w->image = calloc(1, WORLD_MEMORY);
+		w->cfg.second = w->second = malloc(WORLD_MEMORY); /* holds anything */
+		w->known = calloc(1, WORLD_MEMORY);
+		FUZZ_REQUIRE(w->image && w->second && w->known);
+	}
 	w->header = (struct journal_header){.serial = 1,
 		.ring_size = WORLD_RING,
 		.tail = tail,
@@ -220,15 +238,35 @@ static bool world_images_wait(const struct world *w)
 	return w->hold && s.mode == REPLICA_READY && s.journal_used < WORLD_RING / 2;
 }
 
+static void world_memory_done(struct world *w)
+{
+	/* Only what has committed changes an image that holds an epoch. */
+	if (world_status(w).memory_epoch)
+		FUZZ_REQUIRE(memcmp(w->image, w->known, WORLD_MEMORY) == 0);
+	replica_memory_apply(w->r, &w->job, world_zero, w);
+	memcpy(w->known, w->image, WORLD_MEMORY);
+	w->job_out = false;
+	replica_memory_done(w->r, &w->job);
+}
+
 bool world_complete(struct world *w, uint64_t n)
 {
 	/* What is due, in turn; n picks one of the writes too. */
-	for (unsigned i = 0; i < 4; i++) {
-		switch ((n + i) % 4) {
+	for (unsigned i = 0; i < 5; i++) {
+		switch ((n + i) % 5) {
+		case 4:
+			if (w->job_out) {
+				world_memory_done(w);
+				return true;
+			}
+			if (!w->cfg.image || !replica_memory_take(w->r, &w->job))
+				continue;
+			w->job_out = true;
+			return true;
 		case 0:
 			if (w->nwrites == 0)
 				continue;
-			world_written(w, (unsigned)(n / 4 % w->nwrites));
+			world_written(w, (unsigned)(n / 5 % w->nwrites));
 			return true;
 		case 1:
 			if (!w->flush_due)
@@ -277,6 +315,7 @@ static void world_stop(struct world *w)
 	/* The batch is the caller's to give back. */
 	if (w->batch_out)
 		(void)replica_batch_done(w->r, &w->batch, &ignored);
+	w->job_out = false;
 	w->batch_out = w->next_due = w->final_due = w->flush_due = false;
 	w->nwrites = 0;
 	w->r = replica_free(w->r);
@@ -300,6 +339,9 @@ void world_check(struct world *w)
 
 	FUZZ_REQUIRE(s.applied <= s.committed || s.mode == REPLICA_EMPTY ||
 		     s.mode == REPLICA_DIRECT || s.mode == REPLICA_FAILED);
+	FUZZ_REQUIRE(s.memory_epoch <= s.committed || s.mode != REPLICA_READY);
+	/* One record, and the state of each epoch, may come on top. */
+	FUZZ_REQUIRE(s.held <= w->cfg.staging_limit + (64ull << 20));
 	FUZZ_REQUIRE(s.committed <= s.received || s.mode != REPLICA_READY);
 	FUZZ_REQUIRE(s.journal_used <= 2 * WORLD_RING);
 	/* Chunks of the limit, one that is being filled, and the skips and rests of two closings.
@@ -313,4 +355,7 @@ void world_deinit(struct world *w)
 	world_stop(w);
 	imap_free(w->map);
 	free(w->ring);
+	free(w->image);
+	free(w->second);
+	free(w->known);
 }

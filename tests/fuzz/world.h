@@ -8,7 +8,8 @@
 #include "fuzz.h"
 
 #define WORLD_VOLUMES 2u
-#define WORLD_SIZE (1ull << 21) /* bytes of each volume */
+#define WORLD_SIZE (1ull << 21)   /* bytes of each volume */
+#define WORLD_MEMORY (1ull << 20) /* bytes of a guest's memory */
 #define WORLD_WRITES 512
 
 struct world {
@@ -32,9 +33,14 @@ struct world {
 	bool hold;   /* images wait until the journal is half full */
 	struct imap *map;
 	struct replica_chunk *pinned; /* by a reader */
+	/* of a group with a guest */
+	uint8_t *image, *second, *known; /* known: what the image must be, if it holds an epoch */
+	struct replica_memory_job job;
+	bool job_out;
 };
 
-/* tail: where the log begins, a multiple of JOURNAL_BLOCK. */
+/* With cfg->memory set there is a guest.  tail: where the log begins, a multiple of JOURNAL_BLOCK.
+ */
 void world_init(
 	struct world *w, const struct replica_config *cfg, uint64_t committed, uint64_t tail);
 void world_deinit(struct world *w);
