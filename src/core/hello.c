@@ -119,6 +119,7 @@ size_t hello_encode(uint8_t *buf, const struct hello *h)
 			(id->tracked ? HELLO_TRACKED : 0));
 	put_le32(p + 100, h->heartbeat_ms);
 	put_le32(p + 104, id->nhistory);
+	put_le32(p + 108, id->unwritten_history);
 	memcpy(p + HELLO_AT_NAME, id->name, strnlen(id->name, IDENTITY_NAME - 1));
 	hello_put_history(p + HELLO_AT_HISTORY, id->history, id->nhistory);
 	for (uint32_t i = 0; i < id->volumes; i++)
@@ -144,13 +145,14 @@ static const char *hello_decode_identity(const uint8_t *p, uint32_t len, struct 
 	memcpy(id->group.b, p + 16, 16);
 	id->top = get_le64(p + 64);
 	id->nhistory = get_le32(p + 104);
+	id->unwritten_history = get_le32(p + 108);
 	if (!hello_get_generation(p + 32, &id->current) ||
 		!hello_get_generation(p + 48, &id->base) || id->top > RECORD_MAX_LENGTH ||
 		id->top < id->current.number || id->top < id->base.number ||
 		!hello_get_history(
 			p + HELLO_AT_HISTORY, id->history, id->nhistory, id->current.number))
 		return "bad generation in the hello";
-	if ((flags & ~HELLO_FLAGS) || get_le32(p + 108) ||
+	if ((flags & ~HELLO_FLAGS) || id->unwritten_history >> id->nhistory ||
 		!bytes_all_zero(p + HELLO_AT_RESERVED, HELLO_FIXED - HELLO_AT_RESERVED))
 		return "reserved field of the hello is not zero";
 	id->consistent = flags & HELLO_CONSISTENT;

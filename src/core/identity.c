@@ -19,6 +19,9 @@ const char *identity_refuse_primary(const struct identity *id)
 	if (id->role == IDENTITY_SECONDARY)
 		return "this node was the secondary: start it with tandem secondary and use tandem "
 		       "promote";
+	if (!identity_is_none(&id->next.generation))
+		return "a sync of this node's disks was under way: start it with tandem secondary, "
+		       "which finds out whether it was committed";
 	if (!id->consistent && !identity_is_none(&id->base))
 		return "this node's disks hold a part of a sync only: start it with tandem "
 		       "secondary";
@@ -40,14 +43,20 @@ const char *identity_refuse_promotion(const struct identity *id)
 static void identity_push(struct identity *id)
 {
 	const struct identity_generation last = id->history[IDENTITY_HISTORY - 1];
+	const uint32_t last_unwritten = id->unwritten_history & 1u << (IDENTITY_HISTORY - 1);
 	bool full = id->nhistory == IDENTITY_HISTORY;
 
+	id->unwritten_history = (id->unwritten_history << 1 | (id->unwritten ? 1u : 0)) &
+				((1u << IDENTITY_HISTORY) - 1);
 	memmove(id->history + 1, id->history, (IDENTITY_HISTORY - 1) * sizeof(id->history[0]));
 	id->history[0] = id->current;
-	if (!full)
+	if (!full) {
 		id->nhistory++;
-	else if (identity_same(&last, &id->base))
+	} else if (identity_same(&last, &id->base)) {
 		id->history[IDENTITY_HISTORY - 1] = last;
+		id->unwritten_history &= (1u << (IDENTITY_HISTORY - 1)) - 1;
+		id->unwritten_history |= last_unwritten;
+	}
 }
 
 static void identity_mint(struct identity *id, uint64_t fresh)
@@ -108,14 +117,23 @@ void identity_accept(struct identity *id, const struct identity *primary, bool f
 	id->group = primary->group;
 	for (uint32_t i = 0; i < id->volumes; i++)
 		id->volume[i].uuid = primary->volume[i].uuid;
-	id->role = IDENTITY_SECONDARY;
-	id->superseded = id->clean = false;
+	if (id->role == IDENTITY_NO_ROLE)
+		id->role = IDENTITY_SECONDARY;
 	id->top = max_u64(id->top, primary->top);
 	n->generation = primary->current;
 	memcpy(n->history, primary->history, sizeof(n->history));
 	n->nhistory = primary->nhistory;
+	n->unwritten_history = primary->unwritten_history;
 	n->floor = floor;
 	n->full = full;
+}
+
+/* An old primary is one until the first byte of a sync counts: it may be the only one that has what
+ * it wrote, and could not be started as a primary again. */
+static void identity_become_secondary(struct identity *id)
+{
+	id->role = IDENTITY_SECONDARY;
+	id->superseded = id->clean = false;
 }
 
 bool identity_touch_due(const struct identity *id)
@@ -129,6 +147,7 @@ void identity_touch(struct identity *id)
 {
 	if (!identity_touch_due(id))
 		return;
+	identity_become_secondary(id);
 	id->consistent = id->unwritten = id->yielded = false;
 	id->syncing = true;
 	id->current = (struct identity_generation){0};
@@ -144,10 +163,21 @@ bool identity_settle(struct identity *id, uint64_t committed)
 	id->current = id->base = n->generation;
 	memcpy(id->history, n->history, sizeof(id->history));
 	id->nhistory = n->nhistory;
+	id->unwritten_history = n->unwritten_history;
 	id->top = max_u64(id->top, id->current.number);
 	id->consistent = id->shared = true;
 	id->syncing = id->unwritten = id->yielded = false;
+	identity_become_secondary(id);
 	*n = (struct identity_next){0};
+	return true;
+}
+
+bool identity_load(struct identity *id, uint64_t committed)
+{
+	if (identity_is_none(&id->next.generation))
+		return false;
+	if (!identity_settle(id, committed))
+		id->next = (struct identity_next){0};
 	return true;
 }
 

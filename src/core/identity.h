@@ -23,7 +23,9 @@
 #include "core/record.h"
 #include "util/uuid.h"
 
-#define IDENTITY_HISTORY 16u  /* former generations that are kept */
+#ifndef IDENTITY_HISTORY     /* tests fill a shorter one */
+#define IDENTITY_HISTORY 16u /* former generations that are kept */
+#endif
 #define IDENTITY_NAME 64u     /* bytes, with at least one zero */
 #define IDENTITY_KIND_DISK 1u /* of a volume */
 #define IDENTITY_KIND_MEMORY 2u
@@ -49,7 +51,7 @@ enum identity_role { IDENTITY_NO_ROLE = 0, IDENTITY_PRIMARY = 1, IDENTITY_SECOND
 struct identity_next {
 	struct identity_generation generation; /* none = nothing is under way */
 	struct identity_generation history[IDENTITY_HISTORY];
-	uint32_t nhistory;
+	uint32_t nhistory, unwritten_history;
 	uint64_t floor; /* epoch */
 	bool full;      /* every block comes */
 };
@@ -64,7 +66,8 @@ struct identity {
 	struct identity_generation current, base;
 	struct identity_generation history[IDENTITY_HISTORY]; /* newest first */
 	uint32_t nhistory;
-	uint64_t top; /* highest number ever heard of */
+	uint32_t unwritten_history; /* bit i: history[i] was never written to */
+	uint64_t top;               /* highest number ever heard of */
 
 	bool consistent; /* the volumes hold a state that can be used */
 	bool syncing;    /* a sync in place has begun to change them; base: of what */
@@ -161,6 +164,9 @@ bool identity_touch_due(const struct identity *id);
 void identity_touch(struct identity *id);
 /* Secondary: takes over what the sync has brought, if it is committed; true = something changed. */
 bool identity_settle(struct identity *id, uint64_t committed);
+/* Secondary, at its start, when its journal was read: the same, and what was not committed is
+ * forgotten. */
+bool identity_load(struct identity *id, uint64_t committed);
 void identity_promote(struct identity *id, uint64_t fresh);
 
 /* `tandem resolve`: this node's data goes, or stays. */

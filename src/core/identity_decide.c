@@ -42,7 +42,10 @@ static bool identity_reaches(const struct identity *id, uint32_t at)
 /* Whether there is something above place at that was written to. */
 static bool identity_has_own(const struct identity *id, uint32_t at)
 {
-	return at > (id->unwritten ? 1 : 0);
+	if (at == 0)
+		return false;
+	return !id->unwritten ||
+	       (id->unwritten_history & ((1u << (at - 1)) - 1)) != (1u << (at - 1)) - 1;
 }
 
 static void identity_meet(struct identity_facts *f)

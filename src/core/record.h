@@ -18,7 +18,9 @@
 #endif
 #define RECORD_MAX_SIZE (RECORD_HEADER_SIZE + RECORD_MAX_PAYLOAD)
 #define RECORD_ALIGN 8u
+#ifndef RECORD_MAX_VOLUMES /* a model of the identity rules needs one only */
 #define RECORD_MAX_VOLUMES 64u
+#endif
 #define RECORD_MAX_TEXT 512u           /* bytes of a GOODBYE's text */
 #define RECORD_MAX_LENGTH (1ull << 62) /* offset + length stays below 2^63 */
 #define RECORD_OPTIONAL 0x8000u        /* bit of the type */

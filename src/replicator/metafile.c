@@ -74,6 +74,8 @@ static void metafile_encode(uint8_t *buf, const struct metadata *m)
 	put_le32(buf + 128, id->volumes);
 	put_le32(buf + 132, id->nhistory);
 	put_le32(buf + 136, id->next.nhistory);
+	put_le32(buf + 140, id->unwritten_history);
+	put_le32(buf + 144, id->next.unwritten_history);
 	hello_put_history(buf + METAFILE_AT_HISTORY, id->history, id->nhistory);
 	hello_put_history(buf + METAFILE_AT_NEXT_HISTORY, id->next.history, id->next.nhistory);
 	for (uint32_t i = 0; i < id->volumes; i++)
@@ -93,6 +95,8 @@ static const char *metafile_decode_identity(const uint8_t *buf, struct identity 
 	id->volumes = get_le32(buf + 128);
 	id->nhistory = get_le32(buf + 132);
 	id->next.nhistory = get_le32(buf + 136);
+	id->unwritten_history = get_le32(buf + 140);
+	id->next.unwritten_history = get_le32(buf + 144);
 	if (role > IDENTITY_SECONDARY || flags & ~METAFILE_FLAGS || id->volumes < 1 ||
 		id->volumes > RECORD_MAX_VOLUMES)
 		return "field out of range";

@@ -146,6 +146,11 @@ int receiver_settle(struct receiver *r, uint64_t committed, struct error *err)
 	return e;
 }
 
+static void receiver_note_loaded(struct metadata *m, void *ctx)
+{
+	(void)identity_load(&m->id, *(uint64_t *)ctx);
+}
+
 static int receiver_load(struct receiver *r, struct error *err)
 {
 	struct node *n = r->n;
@@ -185,7 +190,7 @@ static int receiver_load(struct receiver *r, struct error *err)
 	if (e < 0)
 		return error_set(err, ERROR_IO, e, "journal: cannot recover: %s", why);
 	replica_get_status(r->core, &st);
-	e = receiver_settle(r, st.committed, err);
+	e = node_meta_update(n, receiver_note_loaded, &st.committed, err);
 	if (e < 0)
 		return e;
 	if (st.unapplied)

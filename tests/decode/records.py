@@ -224,7 +224,7 @@ def parse_hello(rec):
         raise Violation(at, "versions %d..%d do not hold 2" % (compat, version))
     if len(body) < HELLO_FIXED:
         raise Violation(at, "HELLO of %d bytes" % len(body))
-    (group, top, committed, journal, seen, flags, heartbeat, nhistory, zero,
+    (group, top, committed, journal, seen, flags, heartbeat, nhistory, idle,
      name) = struct.unpack_from("<16s32x4Q4I64s", body, 16)
     if role not in (1, 2):
         raise Violation(at + 8, "role %d" % role)
@@ -234,7 +234,7 @@ def parse_hello(rec):
         raise Violation(at + 12, "HELLO of %d bytes for %d volumes" % (len(body), count))
     if flags >> len(HELLO_FLAGS):
         raise Violation(at + 96, "unknown flags 0x%x" % flags)
-    if zero or any(body[432:HELLO_FIXED]):
+    if idle >> nhistory or any(body[432:HELLO_FIXED]):
         raise Violation(at + 432, "reserved field is not zero")
     current, base = _generation(body, 32, at), _generation(body, 48, at)
     if nhistory > HELLO_HISTORY:

@@ -31,7 +31,7 @@ def hello_payload(role, volumes=VOLUMES, **fields):
     values = dict(version=2, compat=2, count=len(volumes), group=bytes(range(16)),
                   current=(3, 0x33) if role == 1 else (2, 0x22), base=(2, 0x22), top=3,
                   committed=10 if role == 1 else 9, journal=0 if role == 1 else 64 << 20,
-                  seen=0 if role == 1 else 10, flags=1 | 16, heartbeat=500, zero=0, name=b"vm1",
+                  seen=0 if role == 1 else 10, flags=1 | 16, heartbeat=500, idle=0, name=b"vm1",
                   history=((2, 0x22), (1, 0x11)) if role == 1 else ((1, 0x11),),
                   reserved=bytes(80))
     values.update(fields)
@@ -39,7 +39,7 @@ def hello_payload(role, volumes=VOLUMES, **fields):
     v.setdefault("nhistory", len(v["history"]))
     body = struct.pack("<4I16s8Q4I64s", v["version"], v["compat"], role, v["count"], v["group"],
                        *v["current"], *v["base"], v["top"], v["committed"], v["journal"],
-                       v["seen"], v["flags"], v["heartbeat"], v["nhistory"], v["zero"], v["name"])
+                       v["seen"], v["flags"], v["heartbeat"], v["nhistory"], v["idle"], v["name"])
     body += b"".join(struct.pack("<QQ", *g) for g in v["history"])
     body += bytes(432 - len(body)) + v["reserved"]
     for name, size, *rest in volumes:

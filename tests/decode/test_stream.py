@@ -175,7 +175,7 @@ HELLO_FIELDS = [
     (dict(count=0), "0 volumes"), (dict(count=65), "65 volumes"),
     (dict(count=1), "HELLO of 704 bytes for 1 volumes"),
     (dict(flags=32), "unknown flags"), (dict(reserved=b"\0" * 79 + b"\1"), "reserved field"),
-    (dict(zero=1), "reserved field"), (dict(current=(3, 0)), "generation 3 with id 0"),
+    (dict(idle=4), "reserved field"), (dict(current=(3, 0)), "generation 3 with id 0"),
     (dict(base=(0, 5)), "generation 0 with id 5"), (dict(top=2), "highest generation 2"),
     (dict(nhistory=17), "history of 17"), (dict(nhistory=1), "generation 1 in place 1"),
     (dict(nhistory=3), "generation 0 in place 2"),

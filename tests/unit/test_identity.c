@@ -48,6 +48,18 @@ static const char *parse_generation(const char *p, struct identity_generation *g
 	return end + 1;
 }
 
+static void parse_idle(struct identity *id, const char *value)
+{
+	struct identity_generation g;
+	uint32_t i = 0;
+
+	(void)parse_generation(value, &g);
+	while (i < id->nhistory && !identity_same(&id->history[i], &g))
+		i++;
+	assert_true(i < id->nhistory);
+	id->unwritten_history |= 1u << i;
+}
+
 static void parse_word(struct identity *id, const char *word)
 {
 	const char *value = strchr(word, '=');
@@ -64,6 +76,8 @@ static void parse_word(struct identity *id, const char *word)
 		id->consistent = false;
 	else if (strcmp(word, "untracked") == 0)
 		id->tracked = false;
+	else if (strncmp(word, "idle", n) == 0)
+		parse_idle(id, value);
 	else if (strncmp(word, "role", n) == 0)
 		id->role = strcmp(value, "primary") == 0 ? IDENTITY_PRIMARY : IDENTITY_SECONDARY;
 	else if (strncmp(word, "name", n) == 0)
@@ -274,6 +288,23 @@ static void test_idle_promotion_leaves_no_trace(void **state)
 	identity_write(&a, true, 300);
 	assert_int_equal(meet(&a, &b), IDENTITY_SYNC_INCREMENTAL);
 	replicate(&a, &b, 20);
+	/* The same where the promoted node was in a session, and the other one took it over, or
+	 * not. */
+	for (int taken = 0; taken < 2; taken++) {
+		struct identity p = a, s = b;
+
+		identity_promote(&s, 400);
+		identity_accept(&p, &s, false, 30);
+		identity_session(&s, &p, false);
+		if (taken)
+			assert_true(identity_settle(&p, 31));
+		identity_promote(&s, 401);
+		assert_int_equal(meet(&s, &p), IDENTITY_SYNC_NONE);
+		assert_int_equal(meet(&p, &s), IDENTITY_SYNC_NONE);
+		identity_promote(&p, 402);
+		identity_write(&p, true, 403);
+		assert_int_equal(meet(&p, &s), IDENTITY_SYNC_INCREMENTAL);
+	}
 	/* Numbers never come twice, though the promotions were forgotten. */
 	identity_write(&a, true, 301);
 	assert_int_equal(a.current.number, 4);
