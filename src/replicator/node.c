@@ -212,6 +212,7 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, bool
 	struct node **ret_node, struct error *err)
 {
 	struct node *n = calloc(1, sizeof(*n));
+	struct control *control;
 	char path[512];
 	int r;
 
@@ -253,7 +254,12 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, bool
 		r = role == NODE_PRIMARY ? node_start_primary(n, err)
 					 : node_start_secondary(n, err);
 	if (r == 0)
-		r = control_new(n, &n->control, err);
+		r = control_new(n, &control, err);
+	if (r == 0) {
+		pthread_mutex_lock(&n->lock); /* the other threads run already */
+		n->control = control;
+		pthread_mutex_unlock(&n->lock);
+	}
 	if (r < 0) {
 		node_free(n);
 		return r;

@@ -27,7 +27,6 @@ static void receiver_end(struct receiver *r, const char *why)
 		return;
 	if (why)
 		log_warning("link to the primary (%s): %s", r->peer, why);
-	link_close(&r->link);
 	pthread_mutex_lock(&n->lock);
 	r->connected = r->have_received = r->have_committed = false;
 	r->blocked = false;
@@ -36,6 +35,7 @@ static void receiver_end(struct receiver *r, const char *why)
 		node_set_reason(n, "no primary: %s", why);
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
+	link_close(&r->link); /* last: why may be the transport's own text */
 }
 
 /* Acknowledgements and heartbeats. */

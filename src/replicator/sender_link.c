@@ -253,6 +253,11 @@ static int sender_hear(struct sender *s, struct error *err)
 	r = link_read(&s->link, clock_ns());
 	if (r < 0 && r != -EAGAIN)
 		return sender_lost(s, err, r);
+	if (r == 0) {
+		pthread_mutex_lock(&n->lock);
+		s->heard = s->link.heard;
+		pthread_mutex_unlock(&n->lock);
+	}
 	while (link_take(&s->link, RECORD_FROM_SECONDARY, &rec, &payload, &why)) {
 		enum primary_state before;
 
@@ -281,7 +286,6 @@ static int sender_hear(struct sender *s, struct error *err)
 	}
 	if (why)
 		return error_set(err, ERROR_PEER, -EPROTO, "the peer sends garbage: %s", why);
-	s->heard = s->link.heard;
 	return 0;
 }
 

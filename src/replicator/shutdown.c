@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@ static struct node *shutdown_node;
 static struct wake shutdown_wake = {-1};
 static pthread_t shutdown_thread;
 static struct sigaction shutdown_old[2]; /* nbdkit's, for TERM and INT */
-static volatile sig_atomic_t shutdown_over;
+static atomic_bool shutdown_over;        /* nbdkit ends by itself: its clients are gone */
 
 static void shutdown_on_signal(int sig)
 {
@@ -67,7 +68,7 @@ static void *shutdown_main(void *arg)
 		;
 	(void)sd_notify(0, "STOPPING=1");
 	node_stop(n, SHUTDOWN_WAIT_MS);
-	if (!shutdown_over)
+	if (!atomic_load(&shutdown_over))
 		shutdown_clients(n);
 	node_end(n);
 	return NULL;
@@ -99,7 +100,7 @@ void shutdown_finish(void)
 {
 	if (shutdown_wake.fd < 0)
 		return;
-	shutdown_over = 1;
+	atomic_store(&shutdown_over, true);
 	wake_up(&shutdown_wake);
 	pthread_join(shutdown_thread, NULL);
 	wake_deinit(&shutdown_wake);

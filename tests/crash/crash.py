@@ -13,7 +13,9 @@ import argparse
 import itertools
 import os
 import random
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,12 +34,36 @@ POINTS_PER_PAIR = 12
 SIZES = [3 << 20, (2 << 20) + 1536]
 
 
+def sanitizer_env(args):
+    """For nodes whose plugin is instrumented: nbdkit, which loads it, is not."""
+    name = args.sanitizer
+    if not name:
+        return {}
+    library = subprocess.run(["gcc", "-print-file-name=lib%s.so" % ("tsan" if name == "thread" else "asan")],
+                             check=True, capture_output=True, text=True).stdout.strip()
+    shim = os.path.realpath(os.path.join(args.build, "tests/crash/tandem-plain-strerror.so"))  # says why
+    return {"LD_PRELOAD": "%s:%s" % (shim, os.path.realpath(library)),
+            "TSAN_OPTIONS": "halt_on_error=0 second_deadlock_stack=1",
+            "ASAN_OPTIONS": "detect_leaks=1 verify_asan_link_order=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+def sanitizer_reports(node):
+    """The first report in what the node said, or None."""
+    with open(node.log, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    found = re.search(r"(WARNING: ThreadSanitizer|ERROR: (Address|Leak)Sanitizer|runtime error:)", text)
+    return text[max(0, found.start() - 200):found.start() + 5000] if found else None
+
+
 class Chain:
-    def __init__(self, args, seed, directory):
+    def __init__(self, args, seed, directory, deck):
         self.random = random.Random(seed)
+        self.deck = deck  # kinds of points
         r = self.random
         self.pair = Pair(directory, os.path.join(directory, "logs"), args.tandem, SIZES,
-                         {"epoch-ms": r.choice((1, 5, 20, 50)), "threads": r.choice((4, 16))})
+                         {"epoch-ms": r.choice((1, 5, 20, 50)), "threads": r.choice((4, 16))},
+                         sanitizer_env(args))
         self.numbers = itertools.count(1)
         self.decoded = recordings.Totals()
         self.done = {}
@@ -119,7 +145,7 @@ class Chain:
 
     def point(self):
         """One crash, its check, and the group protected again."""
-        kind = self.random.choices(list(KINDS), [KINDS[k] for k in KINDS])[0]
+        kind = next(self.deck)
         load = Load(self.primary, self.numbers, self.random.random(),
                     pause=self.random.choice((0, 0.001, 0.004)), heavy=self.random.random() < 0.5)
         self.secondary_pid = self.secondary.process.pid
@@ -128,7 +154,14 @@ class Chain:
             getattr(self, kind)(load)
         finally:
             load.stop()
+        self.check_sanitizer()
         self.done[kind] = self.done.get(kind, 0) + 1
+
+    def check_sanitizer(self):
+        for node in self.pair.nodes:
+            report = sanitizer_reports(node)
+            if report:
+                raise Failure("node %s: %s" % (node.name, report))
 
     def pause(self, longest=0.25):
         time.sleep(self.random.random() * longest)  # the random point itself
@@ -284,8 +317,10 @@ class Chain:
 
     def end(self):
         """Everything in order, and the recordings and the journal of an orderly end."""
-        self.primary.stop()
-        self.secondary.stop()
+        codes = self.primary.stop(), self.secondary.stop()
+        self.check_sanitizer()
+        if codes != (0, 0):
+            raise Failure("at an orderly end the nodes exit with %d and %d" % codes)
         self.decode()
         with open(os.path.join(self.secondary.state, "journal"), "rb") as file:
             journal.Journal(memoryview(file.read())).check()
@@ -297,11 +332,20 @@ KINDS = {"kill_primary": 4, "kill_secondary": 4, "kill_both": 2, "kill_recovery"
          "cut_and_heal": 2}
 
 
-def run_pair(args, seed, points):
+def kinds(seed):
+    """Each as often as KINDS says, in a random order: also a short run has most of them."""
+    r = random.Random(seed)
+    while True:
+        cards = [k for k, n in KINDS.items() for _ in range(n)]
+        r.shuffle(cards)
+        yield from cards
+
+
+def run_pair(args, seed, points, deck):
     directory = tempfile.mkdtemp(prefix="tandem-crash.", dir=args.directory)
     chain = None
     try:
-        chain = Chain(args, seed, directory)
+        chain = Chain(args, seed, directory, deck)
         chain.begin()
         for _ in range(points):
             chain.point()
@@ -325,6 +369,7 @@ def main():
     parser.add_argument("--points", type=int, default=100, help="crash points in all (default 100)")
     parser.add_argument("--seed", type=int, default=None, help="of the plan (default: random, and shown)")
     parser.add_argument("--only", choices=list(KINDS), action="append", help="only points of this kind")
+    parser.add_argument("--sanitizer", choices=("address", "thread"), help="the build is instrumented with it")
     parser.add_argument("--directory", default="/dev/shm", help="for images, journals, recordings (default /dev/shm)")
     args = parser.parse_args()
     args.tandem = os.path.realpath(os.path.join(args.build, "tandem"))
@@ -333,14 +378,14 @@ def main():
             KINDS[kind] = 1 if kind in args.only else 0
     seed = args.seed if args.seed is not None else random.SystemRandom().randrange(1 << 31)
     print("# seed %d" % seed, flush=True)
-    total, left, number = {}, args.points, 0
+    total, left, number, deck = {}, args.points, 0, kinds(seed)
     sums = [0] * 7
     began = time.monotonic()
     while left > 0:
         points = min(left, POINTS_PER_PAIR)
         number += 1
         try:
-            chain = run_pair(args, seed + number - 1, points)
+            chain = run_pair(args, seed + number - 1, points, deck)
         except (Failure, Violation) as e:
             print("not ok %d - %s" % (number, e))
             return 1
