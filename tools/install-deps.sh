@@ -8,7 +8,7 @@ build=(gcc libc6-dev meson ninja-build pkg-config nbdkit nbdkit-plugin-dev libnb
        libgnutls28-dev libisal-dev liblz4-dev libzstd-dev libjansson-dev libinih-dev libsystemd-dev libcmocka-dev mandoc)
 demo=(qemu-system-x86 qemu-utils e2fsprogs e2fsck-static busybox-static cpio xz-utils kmod jq
       libnbd-bin procps util-linux)
-check=(fio python3 python3-libnbd clang clang-format libclang-rt-14-dev gnutls-bin iproute2
+check=(fio python3 python3-libnbd qemu-system-common clang clang-format libclang-rt-14-dev gnutls-bin iproute2
        bash-completion codespell socat systemd)
 
 case "${1-}" in

@@ -190,6 +190,51 @@ void identity_promote(struct identity *id, uint64_t fresh)
 	id->next = (struct identity_next){0};
 }
 
+void identity_name(struct identity *id, const struct uuid *group, const struct uuid *volumes)
+{
+	if (uuid_is_zero(&id->group))
+		id->group = *group;
+	for (uint32_t i = 0; i < id->volumes; i++)
+		if (uuid_is_zero(&id->volume[i].uuid))
+			id->volume[i].uuid = volumes[i];
+}
+
+bool identity_fill_due(const struct identity *id)
+{
+	return id->consistent || !identity_is_none(&id->current) || id->syncing;
+}
+
+/* As new, whatever was there: the dirty map does not know what is written now. */
+void identity_fill(struct identity *id)
+{
+	id->consistent = id->unwritten = id->yielded = id->syncing = id->shared = false;
+	id->superseded = id->clean = false;
+	id->role = IDENTITY_SECONDARY;
+	id->top = max_u64(id->top, id->current.number);
+	id->current = id->base = (struct identity_generation){0};
+	id->nhistory = 0;
+	memset(id->history, 0, sizeof(id->history));
+	id->next = (struct identity_next){0};
+}
+
+bool identity_ingest_due(const struct identity *id)
+{
+	return identity_is_none(&id->current) || id->shared || id->unwritten ||
+	       id->role != IDENTITY_SECONDARY || !identity_is_none(&id->next.generation);
+}
+
+/* base: the map of this node covers nothing of it, and no other node has it. */
+void identity_ingest(struct identity *id, uint64_t fresh)
+{
+	if (identity_is_none(&id->current) || id->shared)
+		identity_mint(id, fresh);
+	id->base = id->current;
+	id->consistent = true;
+	id->unwritten = id->yielded = id->syncing = id->superseded = id->clean = false;
+	id->role = IDENTITY_SECONDARY;
+	id->next = (struct identity_next){0};
+}
+
 void identity_yield(struct identity *id)
 {
 	id->yielded = true;

@@ -169,6 +169,17 @@ bool identity_settle(struct identity *id, uint64_t committed);
 bool identity_load(struct identity *id, uint64_t committed);
 void identity_promote(struct identity *id, uint64_t fresh);
 
+/* Gives group and volumes the names that they lack. */
+void identity_name(struct identity *id, const struct uuid *group, const struct uuid *volumes);
+
+/* Secondary with ingest = nbd, no committed state: clients are about to write to the disks. */
+bool identity_fill_due(const struct identity *id);
+void identity_fill(struct identity *id);
+/* Secondary with ingest = nbd: before an epoch commits that came from no primary; of the first
+ * fill, with its commit.  Its states are a line of their own. */
+bool identity_ingest_due(const struct identity *id);
+void identity_ingest(struct identity *id, uint64_t fresh);
+
 /* `tandem resolve`: this node's data goes, or stays. */
 void identity_yield(struct identity *id);
 void identity_keep(struct identity *id);

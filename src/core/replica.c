@@ -205,7 +205,7 @@ static void replica_direct_cancel(struct replica *r)
 		replica_chunk_free(r, r->filling);
 		r->filling = NULL;
 	}
-	r->direct_ended = r->direct_final = r->direct_sealed = false;
+	r->direct_ended = r->direct_final = r->direct_sealed = r->direct_held = false;
 	replica_direct_trim(r);
 	r->ops->changed(r->ctx);
 }
@@ -249,6 +249,10 @@ int replica_commit(struct replica *r, uint64_t epoch)
 	if (!e || !e->sealed || e->merged)
 		return -ENOENT;
 	r->commit_allowed = max_u64(r->commit_allowed, epoch);
+	if (r->direct_held) {
+		r->direct_held = false; /* the oldest epoch: any commit is one of it */
+		r->ops->apply_ready(r->ctx);
+	}
 	return replica_commit_next(r);
 }
 
@@ -257,6 +261,12 @@ void replica_discard(struct replica *r, uint64_t *ret_epochs, uint64_t *ret_byte
 	uint64_t epochs, bytes;
 
 	replica_drop_open(r, false, &epochs, &bytes);
+	if (r->direct_held) {
+		r->discarded = max_u64(r->discarded, r->direct_epoch);
+		r->discards++;
+		epochs++;
+		replica_direct_cancel(r);
+	}
 	/* What follows in this connection builds on what is gone. */
 	r->severed |= r->session && epochs > 0;
 	if (ret_epochs)
@@ -316,8 +326,6 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 		.journal_used = r->head - r->durable.tail,
 		.sync_done = r->sync_done,
 		.sync_total = r->sync_total,
-		.discards = r->discards,
-		.discarded = r->discarded,
 		.log_head = r->head,
 		.log_tail = r->durable.tail,
 		.memory_epoch = r->memory_epoch,
@@ -338,6 +346,12 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 		s.unapplied_bytes += e->bytes;
 	}
 	*ret_status = s;
+}
+
+uint64_t replica_discards(const struct replica *r, uint64_t *ret_newest)
+{
+	*ret_newest = r->discarded;
+	return r->discards;
 }
 
 static int replica_map_epochs(const struct replica_epoch *e, unsigned volume, struct imap *m)

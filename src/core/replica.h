@@ -160,6 +160,14 @@ int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint6
 	const uint8_t *payload, bool unmap);
 /* Seals the open epoch, *ret_epoch is its number; -EAGAIN = back-pressure. */
 int replica_local_cut(struct replica *r, uint64_t *ret_epoch);
+/* Whether the open epoch has changes. */
+bool replica_local_open(const struct replica *r);
+/* Back-pressure that only a commit or discard ends: what is not committed fills the journal. */
+bool replica_local_stuck(const struct replica *r);
+/* Mode EMPTY: the images were filled in place, and no write to them is under way; what they hold is
+ * epoch *ret_epoch, sealed.  Changes from now on go to the journal.  replica_commit of it (or of a
+ * later epoch) makes a final direct batch of it; replica_discard: the mode is EMPTY again. */
+int replica_local_fill_end(struct replica *r, uint64_t *ret_epoch);
 
 /* --- completions --- */
 void replica_chunk_written(struct replica *r, struct replica_chunk *c, int err);
@@ -214,8 +222,7 @@ struct replica_status {
 	uint64_t pending_changes, pending_bytes, pending_epochs; /* not committed */
 	uint64_t unapplied;                                      /* epochs committed, not applied */
 	uint64_t unapplied_bytes;                                /* of their changes */
-	uint64_t discards, discarded; /* epochs dropped so far; number of the newest of them */
-	uint64_t log_head, log_tail;  /* positions in the journal */
+	uint64_t log_head, log_tail;                             /* positions in the journal */
 	uint64_t sync_done, sync_total;
 	uint64_t memory_epoch; /* that image and state hold; 0 = none */
 	uint64_t held;         /* bytes of memory and state beside the image */
@@ -223,6 +230,8 @@ struct replica_status {
 	const char *why;
 };
 void replica_get_status(const struct replica *r, struct replica_status *ret_status);
+/* How many epochs were dropped so far, and the number of the newest of them.  O(1). */
+uint64_t replica_discards(const struct replica *r, uint64_t *ret_newest);
 /* Builds the read index of one volume: what is committed (with open: also what is not) and not in
  * the image.  Sources are log positions (REPLICA_SOURCE_JOURNAL) or IMAP_ZERO. */
 int replica_read_map(struct replica *r, unsigned volume, bool open, struct imap *m);

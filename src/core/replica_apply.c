@@ -96,7 +96,7 @@ static struct replica_epoch *replica_direct_piece(struct replica *r)
 /* What older sessions have on its way to be committed goes to the images first. */
 static bool replica_direct_ready(const struct replica *r)
 {
-	return r->mode == REPLICA_DIRECT && !r->direct_final &&
+	return r->mode == REPLICA_DIRECT && !r->direct_final && !r->direct_held &&
 	       !(r->open_first && r->open_first->commit_placed) &&
 	       (r->direct_first || r->direct_sealed);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the replica share: replica.c (life, control, questions), replica_rx.c (link),
- * replica_log.c (chunks and commits), replica_apply.c (batches), replica_index.c (the live index),
- * replica_recover.c. */
+ * replica_local.c (local writers), replica_log.c (chunks and commits), replica_apply.c (batches),
+ * replica_index.c (the live index), replica_recover.c. */
 #ifndef TANDEM_CORE_REPLICA_INTERNAL_H
 #define TANDEM_CORE_REPLICA_INTERNAL_H
 
@@ -73,6 +73,7 @@ struct replica {
 	bool direct_final;                     /* the last batch was taken */
 	bool direct_touched;                   /* the images hold a part of it */
 	bool direct_sealed;                    /* whole: a guest's epoch is, with its SEAL */
+	bool direct_held;                      /* a local fill that waits for the commit */
 	uint64_t closed_changes, closed_bytes; /* of the session, in closed epochs */
 
 	/* memory of a guest (replica_memory.c) */
@@ -116,6 +117,10 @@ static inline bool replica_to_images(const struct replica *r)
 {
 	return r->mode == REPLICA_DIRECT && !r->direct_ended;
 }
+
+/* replica_rx.c */
+int replica_take_change(struct replica *r, const struct record *rec, uint32_t at);
+int replica_take_seal(struct replica *r, const struct record *rec);
 
 /* replica_index.c */
 /* The change just added to e. */

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The link side of the replica: received bytes to changes and epochs; and the local writer, whose
- * changes take the same way. */
+/* The link side of the replica: received bytes to changes and epochs. */
 #include "core/replica_internal.h"
 
 #include <errno.h>
@@ -119,7 +118,7 @@ static const char *replica_check_context(
 	}
 }
 
-static int replica_take_change(struct replica *r, const struct record *rec, uint32_t at)
+int replica_take_change(struct replica *r, const struct record *rec, uint32_t at)
 {
 	struct replica_epoch *e = replica_epoch_get(r, rec->epoch);
 	struct replica_change change = {
@@ -162,7 +161,7 @@ static void replica_direct_whole(struct replica *r, struct replica_epoch *e)
 	r->ops->apply_ready(r->ctx);
 }
 
-static int replica_take_seal(struct replica *r, const struct record *rec)
+int replica_take_seal(struct replica *r, const struct record *rec)
 {
 	struct replica_epoch *e = replica_epoch_get(r, rec->epoch);
 	bool merge = rec->flags & RECORD_FLAG_MERGE;
@@ -359,83 +358,4 @@ bool replica_unacknowledged(const struct replica *r)
 {
 	return r->session &&
 	       (r->acked_changes != r->session_changes || r->acked_epoch != r->received);
-}
-
-/* The epoch that local changes belong to.  Never a number that was seen before: records of a
- * dropped epoch may still stand in the journal. */
-static uint64_t replica_local_epoch(const struct replica *r)
-{
-	const struct replica_epoch *e = r->open_first;
-
-	while (e && e->next)
-		e = e->next;
-	return e && !e->sealed ? e->number : max_u64(r->seen, r->received) + 1;
-}
-
-int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint64_t len,
-	const uint8_t *payload, bool unmap)
-{
-	struct record rec = {
-		.type = payload ? RECORD_WRITE : RECORD_ZERO,
-		.flags = !payload && unmap ? RECORD_FLAG_UNMAP : 0,
-		.volume = volume,
-		.payload = payload ? (uint32_t)len : 0,
-		.epoch = replica_local_epoch(r),
-		.offset = off,
-		.length = len,
-	};
-	size_t size = record_size(rec.payload);
-	uint8_t *at;
-	size_t room;
-	int err;
-
-	if (r->mode != REPLICA_READY)
-		return -EIO;
-	if (r->session)
-		return -EBUSY;
-	if (r->filling && r->rx_at + size > REPLICA_CHUNK_ROOM) {
-		err = replica_chunk_close(r);
-		if (err < 0)
-			return err;
-	}
-	if (!replica_rx_buffer(r, &at, &room))
-		return -EAGAIN;
-	r->lent = false;
-	if (payload) {
-		memcpy(at + RECORD_HEADER_SIZE, payload, len);
-		memset(at + RECORD_HEADER_SIZE + len, 0, size - RECORD_HEADER_SIZE - len);
-		rec.payload_crc = crc32c(at + RECORD_HEADER_SIZE, len);
-	}
-	record_put_header(at, &rec);
-	err = replica_take_change(r, &rec, r->rx_at);
-	if (err < 0)
-		return err;
-	r->rx_at = r->rx_len = r->filling->head.used = r->rx_at + (uint32_t)size;
-	return r->filling->head.used >= REPLICA_CHUNK_CLOSE ? replica_chunk_close(r) : 0;
-}
-
-int replica_local_cut(struct replica *r, uint64_t *ret_epoch)
-{
-	uint64_t number = replica_local_epoch(r);
-	struct replica_epoch *e;
-	struct record seal = {.type = RECORD_SEAL, .epoch = number};
-	int err;
-
-	if (r->mode != REPLICA_READY)
-		return -EIO;
-	if (r->session)
-		return -EBUSY;
-	if (replica_settle(r) < 0)
-		return -ENOMEM;
-	e = replica_epoch_get(r, number);
-	if (!e)
-		return -ENOMEM;
-	seal.offset = e->count;
-	seal.length = e->bytes;
-	err = replica_insert_record(r, &seal);
-	if (err < 0)
-		return err;
-	*ret_epoch = number;
-	err = replica_take_seal(r, &seal);
-	return err < 0 ? err : replica_settle(r);
 }

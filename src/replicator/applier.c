@@ -174,14 +174,15 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	struct receiver *r = a->r;
 	struct node *n = r->n;
 	struct journal_header h;
-	bool header, touch;
+	bool header, touch, ingest;
 	struct error err;
 	int e;
 
 	pthread_mutex_lock(&n->meta_lock);
 	touch = identity_touch_due(&n->meta.now.id);
 	pthread_mutex_unlock(&n->meta_lock);
-	if (b->direct && touch) {
+	ingest = n->own->ingest == CONF_INGEST_NBD;
+	if (b->direct && touch && !ingest) { /* an ingest has noted it before its first write */
 		e = node_meta_update(n, applier_mark_inconsistent, NULL, &err);
 		if (e < 0) {
 			applier_fail(r, e, "cannot write the metadata");
@@ -204,7 +205,8 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 		return e;
 	}
 	if (b->direct) {
-		e = node_meta_update(n, applier_mark_consistent, &b->epoch, &err);
+		e = ingest ? node_note_ingest(n, b->epoch, &err)
+			   : node_meta_update(n, applier_mark_consistent, &b->epoch, &err);
 		if (e < 0) {
 			applier_fail(r, e, "cannot write the metadata");
 			return e;
@@ -212,12 +214,18 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	}
 	pthread_mutex_lock(&n->lock);
 	replica_tail_durable(r->core, &h);
-	if (b->direct)
+	if (b->direct) {
+		struct replica_status st;
+
+		replica_get_status(r->core, &st);
+		n->counters.syncs += !ingest;
+		n->counters.sync_bytes = st.sync_total;
 		replica_direct_committed(r->core, b->epoch);
+	}
 	pthread_mutex_unlock(&n->lock);
 	if (b->direct)
-		log_info("full sync is complete and committed: epoch %llu",
-			(unsigned long long)b->epoch);
+		log_info("%s is complete and committed: epoch %llu",
+			ingest ? "the initial fill" : "full sync", (unsigned long long)b->epoch);
 	wake_up(&r->wake);
 	return 0;
 }
@@ -245,6 +253,17 @@ static void applier_gather(struct receiver *r)
 	}
 }
 
+/* (L) Somebody has the images stand still, or they stand where somebody waits for it. */
+static bool applier_held(struct receiver *r)
+{
+	struct replica_status st;
+
+	if (r->hold || !r->holding)
+		return r->hold;
+	replica_get_status(r->core, &st);
+	return st.applied >= r->hold_at;
+}
+
 void *applier_main(void *arg)
 {
 	struct applier a = {.r = arg};
@@ -262,7 +281,8 @@ void *applier_main(void *arg)
 		struct replica_batch b;
 
 		applier_gather(r);
-		if (r->stopping || r->hold || !replica_batch_take(r->core, APPLIER_BATCH, &b)) {
+		if (r->stopping || applier_held(r) ||
+			!replica_batch_take(r->core, APPLIER_BATCH, &b)) {
 			pthread_cond_broadcast(&r->applied);
 			if (!r->stopping)
 				pthread_cond_wait(&r->apply, &n->lock);
@@ -274,6 +294,7 @@ void *applier_main(void *arg)
 		pthread_mutex_lock(&n->lock);
 		r->applying = false;
 		pthread_cond_broadcast(&r->applied);
+		local_kick(r);
 		node_changed(n);
 	}
 	pthread_mutex_unlock(&n->lock);

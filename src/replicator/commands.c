@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "replicator/local.h"
 #include "replicator/promote.h"
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
@@ -83,10 +84,15 @@ static int command_cut(struct command_call *c, json_t **ret, struct error *err)
 	if (n->guest)
 		return command_checkpoint_cut(c, ret, err);
 	pthread_mutex_lock(&n->lock);
-	r = n->sender ? sender_cut(n->sender, &epoch) : -ENOENT;
+	r = n->sender                             ? sender_cut(n->sender, &epoch)
+	    : local_is(n->receiver, LOCAL_INGEST) ? local_cut(n->receiver, &epoch)
+						  : -ENOENT;
 	pthread_mutex_unlock(&n->lock);
 	if (r == -ENOENT)
-		return command_wrong_role(err, "cut: this node is a secondary; cut on the primary");
+		return command_wrong_role(err,
+			"cut: this node is a secondary without ingest = nbd; cut on the primary");
+	if (r < 0 && !n->sender)
+		return error_set(err, ERROR_IO, r, "cut: this secondary has failed: %s", n->reason);
 	if (r == -EBUSY)
 		return error_set(err, ERROR_STATE, r,
 			"cut: a full sync is under way, there is no epoch to end yet");
@@ -139,26 +145,49 @@ int command_wait_over(struct node *n, struct command_wait *w, json_t **ret, stru
 	return 0;
 }
 
+/* (L) A controller decides what commits here. */
+static bool command_controlled(const struct node *n)
+{
+	return n->role == NODE_SECONDARY && n->receiver &&
+	       (n->conf->commit_policy == CONF_COMMIT_MANUAL ||
+		       local_is(n->receiver, LOCAL_INGEST));
+}
+
 static int command_commit(struct command_call *c, json_t **ret, struct error *err)
 {
 	json_t *arg = json_object_get(c->arguments, "epoch");
 	struct node *n = c->n;
 	struct receiver_status st;
 	uint64_t epoch;
+	bool ingest = false;
 	int r = -ENOTSUP;
 
 	pthread_mutex_lock(&n->lock);
 	epoch = arg ? (uint64_t)json_integer_value(arg) : 0;
-	if (n->receiver && n->conf->commit_policy == CONF_COMMIT_MANUAL) {
+	if (command_controlled(n)) {
 		receiver_get_status(n->receiver, &st);
 		if (!arg)
 			epoch = st.core.received;
-		r = receiver_commit(n->receiver, epoch);
+		ingest = local_is(n->receiver, LOCAL_INGEST);
+		r = ingest ? 0 : receiver_commit(n->receiver, epoch);
 	}
 	pthread_mutex_unlock(&n->lock);
+	if (ingest) {
+		/* Whose data it is, before it is committed; the fill notes it when it is. */
+		if (st.core.mode == REPLICA_READY)
+			r = node_note_ingest(n, 0, err);
+		if (r < 0)
+			return r;
+		pthread_mutex_lock(&n->lock);
+		r = local_commit(n->receiver, epoch);
+		pthread_mutex_unlock(&n->lock);
+	}
 	if (r == -ENOTSUP)
-		return command_wrong_role(
-			err, "commit: only on a secondary with commit-policy = manual");
+		return command_wrong_role(err,
+			"commit: only on a secondary with commit-policy = manual or ingest = nbd");
+	if (r == -EILSEQ)
+		return error_set(err, ERROR_STATE, r, "commit: epoch %llu lacks a write: %s",
+			(unsigned long long)epoch, n->reason);
 	if (r == -ENOENT)
 		return error_set(err, ERROR_STATE, r,
 			"commit: epoch %llu is not sealed here, or was discarded",
@@ -179,16 +208,19 @@ static int command_discard(struct command_call *c, json_t **ret, struct error *e
 	bool allowed;
 
 	pthread_mutex_lock(&n->lock);
-	allowed = n->receiver && n->conf->commit_policy == CONF_COMMIT_MANUAL;
-	if (allowed) {
+	allowed = command_controlled(n);
+	if (allowed && local_is(n->receiver, LOCAL_INGEST)) {
+		local_discard(n->receiver, &epochs, &bytes);
+	} else if (allowed) {
 		receiver_discard(n->receiver, false, 0, &epochs, &bytes);
-		receiver_get_status(n->receiver, &st);
 		node_set_reason(n, "epochs were discarded; `tandem connect` begins again");
 	}
+	if (allowed)
+		receiver_get_status(n->receiver, &st);
 	pthread_mutex_unlock(&n->lock);
 	if (!allowed)
-		return command_wrong_role(
-			err, "discard: only on a secondary with commit-policy = manual");
+		return command_wrong_role(err,
+			"discard: only on a secondary with commit-policy = manual or ingest = nbd");
 	*ret = json_pack("{s:I,s:I,s:I}", "epochs", (json_int_t)epochs, "bytes", (json_int_t)bytes,
 		"committed", (json_int_t)st.core.committed);
 	return 0;

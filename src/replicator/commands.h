@@ -59,7 +59,9 @@ int command_job_over(
 int command_get_wait(struct command_call *c, const char *what, int *ret_kind, uint64_t *ret_ms,
 	struct error *err);
 
-/* status.c: the answers of query-status and query-pending; new references. */
+/* status.c */
+void status_counters(struct node *n, struct node_counters *ret_counters);
+/* The answers of query-status and query-pending; new references. */
 json_t *answer_status(struct node *n);
 json_t *answer_pending(struct node *n);
 

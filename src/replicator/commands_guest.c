@@ -257,7 +257,7 @@ static uint64_t command_memory_epoch(struct node *n)
 {
 	struct receiver_status st;
 
-	if (!n->memory || !n->receiver)
+	if (!n->memory || n->role == NODE_PRIMARY)
 		return n->memory ? n->memory->epoch : 0;
 	receiver_get_status(n->receiver, &st);
 	return st.core.memory_epoch;
@@ -296,7 +296,7 @@ int command_query_state(struct command_call *c, json_t **ret, struct error *err)
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&n->lock);
-	if (n->receiver) {
+	if (n->receiver && n->role == NODE_SECONDARY) {
 		fd = receiver_state_fd(n->receiver, &epoch, &len);
 	} else if (n->memory && n->memory->epoch) {
 		epoch = n->memory->epoch;
@@ -323,7 +323,7 @@ int command_release_memory(struct command_call *c, json_t **ret, struct error *e
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&n->lock);
-	if (n->memory && !n->receiver) {
+	if (n->memory && n->role == NODE_PRIMARY) {
 		m = n->memory;
 		n->memory = NULL;
 	}

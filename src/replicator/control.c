@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "replicator/commands.h"
-#include "replicator/receiver.h"
 #include "replicator/sender.h"
 #include "replicator/wake.h"
 #include "util/clock.h"
@@ -54,8 +53,8 @@ struct control {
 	struct control_client clients[CONTROL_CLIENTS];
 	/* what the newest events told; "" and 0 before */
 	char last_state[32];
-	uint64_t last_committed, last_discards;
-	json_int_t sync_bytes; /* of the sync that runs or ran last */
+	uint64_t last_committed;
+	struct node_counters last;
 	/* of a primary with a guest */
 	uint64_t last_session;
 	bool last_connected, last_copied, last_due;
@@ -344,33 +343,6 @@ static void control_event(struct control *ctl, const char *name, json_t *data)
 	json_decref(data);
 }
 
-/* A new state is the end of a sync where epochs can commit now and could not before. */
-static bool control_sync_ended(const char *before, const char *now)
-{
-	if (strcmp(now, "protected") == 0)
-		return *before;
-	return strcmp(now, "standby") == 0 && strcmp(before, "syncing") == 0;
-}
-
-/* Epochs that were dropped since the last look; returns the newest of them, or 0. */
-static uint64_t control_discarded(struct control *ctl)
-{
-	struct node *n = ctl->n;
-	struct receiver_status st = {0};
-	uint64_t discards = ctl->last_discards;
-
-	pthread_mutex_lock(&n->lock);
-	if (n->receiver) {
-		receiver_get_status(n->receiver, &st);
-		discards = st.core.discards;
-	}
-	pthread_mutex_unlock(&n->lock);
-	if (discards == ctl->last_discards)
-		return 0;
-	ctl->last_discards = discards;
-	return st.core.discarded;
-}
-
 /* What the controller of a guest must know. */
 static void control_guest_events(struct control *ctl)
 {
@@ -407,29 +379,17 @@ static void control_guest_events(struct control *ctl)
 
 static void control_events(struct control *ctl)
 {
-	uint64_t discarded = control_discarded(ctl);
 	json_t *s = answer_status(ctl->n);
-	json_t *total = json_object_get(json_object_get(s, "sync"), "total");
 	const char *state = json_string_value(json_object_get(s, "state"));
 	uint64_t committed = (uint64_t)json_integer_value(
 		json_object_get(json_object_get(s, "epoch"), "committed"));
 
-	if (total)
-		ctl->sync_bytes = json_integer_value(total);
 	if (strcmp(state, ctl->last_state) != 0) {
-		bool ended = control_sync_ended(ctl->last_state, state);
-
 		snprintf(ctl->last_state, sizeof(ctl->last_state), "%s", state);
 		control_event(ctl, "STATE",
 			json_pack("{s:s,s:O,s:O}", "state", state, "reason",
 				json_object_get(s, "reason"), "role", json_object_get(s, "role")));
-		if (ended)
-			control_event(ctl, "SYNC_COMPLETED",
-				json_pack("{s:I}", "bytes", ctl->sync_bytes));
 	}
-	if (discarded)
-		control_event(
-			ctl, "EPOCH_DISCARDED", json_pack("{s:I}", "epoch", (json_int_t)discarded));
 	if (committed != ctl->last_committed) {
 		ctl->last_committed = committed;
 		control_event(
@@ -438,6 +398,23 @@ static void control_events(struct control *ctl)
 	if (ctl->n->guest)
 		control_guest_events(ctl);
 	json_decref(s);
+}
+
+static void control_counted(struct control *ctl)
+{
+	struct node_counters c;
+
+	status_counters(ctl->n, &c);
+	if (c.discards != ctl->last.discards)
+		control_event(ctl, "EPOCH_DISCARDED",
+			json_pack("{s:I,s:I}", "epoch", (json_int_t)c.discarded, "epochs",
+				(json_int_t)(c.discards - ctl->last.discards)));
+	if (c.syncs != ctl->last.syncs)
+		control_event(ctl, "SYNC_COMPLETED",
+			json_pack("{s:I}", "bytes", (json_int_t)c.sync_bytes));
+	if (c.fulls != ctl->last.fulls)
+		control_event(ctl, "JOURNAL_FULL", json_object());
+	ctl->last = c;
 }
 
 static void control_accept(struct control *ctl)
@@ -505,8 +482,12 @@ static void *control_main(void *arg)
 				control_read(ctl, c);
 			control_check_waits(ctl, c);
 		}
-		if (watched)
+		if (watched) {
 			control_events(ctl);
+			control_counted(ctl);
+		} else {
+			status_counters(ctl->n, &ctl->last); /* nobody hears of it later */
+		}
 	}
 	return NULL;
 }

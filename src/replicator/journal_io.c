@@ -174,6 +174,7 @@ void journal_io_reap(struct receiver *r)
 			replica_chunk_written(r->core, c, -EIO);
 		else
 			replica_chunk_written(r->core, c, res < 0 ? res : 0);
+		local_kick(r);
 		pthread_mutex_unlock(&r->n->lock);
 	}
 }

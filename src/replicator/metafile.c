@@ -28,7 +28,8 @@ enum metafile_flags {
 	METAFILE_YIELDED = 32,
 	METAFILE_SHARED = 64,
 	METAFILE_NEXT_FULL = 128,
-	METAFILE_FLAGS = 255,
+	METAFILE_DRAINING = 256,
+	METAFILE_FLAGS = 511,
 };
 
 static uint32_t metafile_flags(const struct identity *id)
@@ -66,7 +67,7 @@ static void metafile_encode(uint8_t *buf, const struct metadata *m)
 	hello_put_generation(buf + 56, &id->base);
 	put_le64(buf + 72, id->top);
 	put_le32(buf + 80, id->role);
-	put_le32(buf + 84, metafile_flags(id));
+	put_le32(buf + 84, metafile_flags(id) | (m->draining ? METAFILE_DRAINING : 0));
 	put_le64(buf + 88, m->committed);
 	put_le64(buf + 96, m->seen);
 	hello_put_generation(buf + 104, &id->next.generation);
@@ -136,6 +137,7 @@ static const char *metafile_decode(const uint8_t *buf, struct metadata *ret_m)
 	m.serial = get_le64(buf + 16);
 	m.committed = get_le64(buf + 88);
 	m.seen = get_le64(buf + 96);
+	m.draining = get_le32(buf + 84) & METAFILE_DRAINING;
 	why = metafile_decode_identity(buf, &m.id);
 	if (!why)
 		*ret_m = m;

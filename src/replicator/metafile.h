@@ -13,6 +13,7 @@
 struct metadata {
 	uint64_t serial;
 	struct identity id;
+	bool draining;            /* a primary whose journal still holds what the disks lack */
 	uint64_t committed, seen; /* epochs */
 };
 

@@ -10,6 +10,7 @@
 
 #include "core/pages.h"
 #include "replicator/control.h"
+#include "replicator/local.h"
 #include "replicator/memory.h"
 #include "replicator/keeper.h"
 #include "replicator/receiver.h"
@@ -164,6 +165,27 @@ static int node_check_disks(struct node *n, struct error *err)
 	return 0;
 }
 
+/* The journal holds what the disks lack: it was promoted and has not drained. */
+static int node_start_draining(struct node *n, struct error *err)
+{
+	int r = receiver_new(n, &n->receiver, err);
+
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&n->lock);
+	n->draining = true;
+	r = local_begin(n->receiver, LOCAL_DRAIN);
+	node_set_reason(n, "promoted; the journal is being brought to the disks");
+	pthread_mutex_unlock(&n->lock);
+	if (r < 0)
+		return error_code(err, r, "cannot index the journal");
+	r = receiver_start(n->receiver, false, err);
+	if (r < 0)
+		return r;
+	atomic_store(&n->access, NODE_ACCESS_LOCAL);
+	return drain_start(n, err);
+}
+
 static int node_start_primary(struct node *n, struct error *err)
 {
 	int r = node_become_primary(n, err);
@@ -172,6 +194,10 @@ static int node_start_primary(struct node *n, struct error *err)
 		r = sender_new(n, &n->sender, err);
 	if (r < 0)
 		return r;
+	if (n->meta.now.committed)
+		sender_set_base(n->sender, n->meta.now.committed);
+	if (n->meta.now.draining)
+		return node_start_draining(n, err);
 	node_set_reason(n, "no secondary yet");
 	atomic_store(&n->access, NODE_ACCESS_PRIMARY);
 	return sender_start(n->sender, err);
@@ -179,15 +205,32 @@ static int node_start_primary(struct node *n, struct error *err)
 
 static int node_start_secondary(struct node *n, struct error *err)
 {
-	int r = n->guest ? memory_new(n->conf->guest_memory, &n->memory, err) : 0;
+	bool ingest = n->own->ingest == CONF_INGEST_NBD;
+	int r;
 
+	if (ingest && n->guest)
+		return error_set(err, ERROR_CONFIG, -EINVAL,
+			"ingest = nbd is for groups of disks: memory of a guest comes from a "
+			"primary");
+	r = n->meta.now.draining ? drain_now(n, err) : 0;
+	if (r == 0 && n->guest)
+		r = memory_new(n->conf->guest_memory, &n->memory, err);
 	if (r == 0)
 		r = receiver_new(n, &n->receiver, err);
-
 	if (r < 0)
 		return r;
-	node_set_reason(n, "no primary yet");
-	return receiver_start(n->receiver, true, err);
+	node_set_reason(n, ingest ? "" : "no primary yet");
+	if (!ingest)
+		return receiver_start(n->receiver, true, err);
+	pthread_mutex_lock(&n->lock);
+	r = local_begin(n->receiver, LOCAL_INGEST);
+	pthread_mutex_unlock(&n->lock);
+	if (r < 0)
+		return error_code(err, r, "cannot index the journal");
+	r = receiver_start(n->receiver, false, err);
+	if (r == 0)
+		atomic_store(&n->access, NODE_ACCESS_LOCAL);
+	return r;
 }
 
 static int node_check_guest(const struct node *n, struct error *err)
@@ -279,6 +322,9 @@ void node_stop(struct node *n, unsigned wait_ms)
 		return;
 	}
 	n->stopping = true;
+	pthread_mutex_unlock(&n->lock);
+	drain_stop(n);
+	pthread_mutex_lock(&n->lock);
 	r = n->receiver;
 	s = n->sender;
 	pthread_mutex_unlock(&n->lock);
@@ -307,6 +353,10 @@ struct node *node_free(struct node *n)
 	n->control = NULL;
 	pthread_mutex_unlock(&n->lock);
 	control_free(c);
+	pthread_mutex_lock(&n->lock);
+	n->stopping = true;
+	pthread_mutex_unlock(&n->lock);
+	drain_stop(n);
 	n->submitter = submit_stop(n->submitter);
 	keeper_stop(n);
 	sender_free(n->sender);

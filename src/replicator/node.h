@@ -2,13 +2,15 @@
 /* One running node of a group: what its threads share, and the lock order.
  *
  * Threads: nbdkit's workers (volume*.c), the sender's link thread and its sync thread (primary),
- * the receiver's link thread and the applier (secondary), the promoter (once), the control thread.
+ * the receiver's link thread and the applier (secondary, and a promoted node until its journal is
+ * drained), the drainer (after a promotion), the control thread.
  *
  * Locks, taken in this order:
  *   snapshots.lock  of a volume (snapshot.c)
  *   node.meta_lock  the metadata file; held over its writes, never on a guest's way
  *   node.lock       short: range locks, the primary's or secondary's state machine, the fields
- * marked (L).  Never held over I/O, a copy of payload or a wait for the network.
+ * marked (L).  Never held over I/O or a wait for the network, nor over a copy of payload, except by
+ * local writers (volume_local.c says what that costs).
  */
 #ifndef TANDEM_REPLICATOR_NODE_H
 #define TANDEM_REPLICATOR_NODE_H
@@ -37,6 +39,7 @@ enum node_role { NODE_PRIMARY, NODE_SECONDARY };
 enum node_access {
 	NODE_ACCESS_NONE,    /* a secondary: read-only snapshots of the committed state */
 	NODE_ACCESS_PRIMARY, /* straight on the images, changes go to the stream */
+	NODE_ACCESS_LOCAL,   /* changes go to the node's own journal (local.h) */
 };
 
 struct volume {
@@ -54,6 +57,13 @@ struct volume {
 
 struct memory;
 struct submitter;
+/* What events are made of. */
+struct node_counters {
+	uint64_t discards, discarded; /* epochs dropped so far; number of the newest of them */
+	uint64_t syncs, sync_bytes;   /* full syncs that were committed; bytes of the newest */
+	uint64_t fulls;               /* how often uncommitted epochs filled the journal */
+};
+
 struct sender;
 struct receiver;
 struct control;
@@ -77,6 +87,8 @@ struct node {
 	pthread_cond_t changed;          /* with lock: state, epochs, room; see node_changed */
 	enum node_role role;             /* (L) */
 	_Atomic enum node_access access; /* changed under lock */
+	struct node_counters counters;   /* (L) */
+	bool draining;                   /* (L) promoted, and the journal not drained yet */
 	char reason[256];                /* (L) why it is in its state, for status */
 	bool stopping;                   /* (L) new changes wait */
 	bool ended;                      /* (L) and are refused */
@@ -91,6 +103,13 @@ struct node {
 
 	struct sender *sender;     /* (L) primary, also after a promotion */
 	struct receiver *receiver; /* (L) secondary; NULL again once a promotion has drained */
+	pthread_t drainer;
+	bool drainer_started;
+
+	/* Clients that write to a secondary (ingest) must not write to what it is promoted to:
+	 * their connections are of the era in which they began. */
+	_Atomic unsigned era;
+	_Atomic unsigned ingest_requests; /* of such clients, under way */
 	struct control *control;
 	struct keeper *keeper;
 };
@@ -126,6 +145,12 @@ int node_become_primary(struct node *n, struct error *err);
 /* Before the first change of a generation that is shared or unwritten, without locks: notes it
  * durably.  Negative: the change must not happen. */
 int node_note_write(struct node *n);
+/* Ingest: before the first write of a fill; before an epoch commits, and (first: its number) when
+ * that of the fill does. */
+int node_note_fill(struct node *n, struct error *err);
+int node_note_ingest(struct node *n, uint64_t first, struct error *err);
+int node_fresh_names(
+	struct uuid *ret_group, struct uuid *ret_volumes, unsigned n, struct error *err);
 /* Orderly end of a primary; the images are flushed. */
 void node_note_clean(struct node *n);
 

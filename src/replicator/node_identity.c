@@ -8,11 +8,12 @@
 #include "replicator/node.h"
 #include "replicator/sender.h"
 #include "replicator/volume.h"
+#include "util/bytes.h"
 #include "util/clock.h"
 #include "util/log.h"
 
 struct node_fresh {
-	uint64_t id;
+	uint64_t id, epoch;
 	bool alone;
 	struct uuid group, volume[RECORD_MAX_VOLUMES];
 };
@@ -28,12 +29,18 @@ static void node_note_primary(struct metadata *m, void *ctx)
 {
 	const struct node_fresh *f = ctx;
 
-	if (uuid_is_zero(&m->id.group))
-		m->id.group = f->group;
-	for (uint32_t i = 0; i < m->id.volumes; i++)
-		if (uuid_is_zero(&m->id.volume[i].uuid))
-			m->id.volume[i].uuid = f->volume[i];
+	identity_name(&m->id, &f->group, f->volume);
 	identity_start_primary(&m->id, f->id);
+}
+
+int node_fresh_names(
+	struct uuid *ret_group, struct uuid *ret_volumes, unsigned n, struct error *err)
+{
+	int r = node_fresh_uuid(ret_group, err);
+
+	for (unsigned i = 0; r == 0 && i < n; i++)
+		r = node_fresh_uuid(&ret_volumes[i], err);
+	return r;
 }
 
 int node_become_primary(struct node *n, struct error *err)
@@ -51,9 +58,7 @@ int node_become_primary(struct node *n, struct error *err)
 	r = uuid_random64(&f.id);
 	if (r < 0)
 		return error_code(err, r, "cannot make an identifier");
-	r = node_fresh_uuid(&f.group, err);
-	for (uint32_t i = 0; r == 0 && i < id->volumes; i++)
-		r = node_fresh_uuid(&f.volume[i], err);
+	r = node_fresh_names(&f.group, f.volume, id->volumes, err);
 	return r < 0 ? r : node_meta_update(n, node_note_primary, &f, err);
 }
 
@@ -90,6 +95,48 @@ int node_note_write(struct node *n)
 			(unsigned long long)n->meta.now.id.current.number);
 	pthread_mutex_unlock(&n->meta_lock);
 	return r;
+}
+
+static void node_note_filling(struct metadata *m, void *ctx)
+{
+	identity_fill(&m->id);
+}
+
+static void node_note_ingested(struct metadata *m, void *ctx)
+{
+	const struct node_fresh *f = ctx;
+
+	identity_ingest(&m->id, f->id);
+	if (f->epoch) {
+		m->committed = f->epoch;
+		m->seen = max_u64(m->seen, f->epoch);
+	}
+}
+
+int node_note_fill(struct node *n, struct error *err)
+{
+	bool due;
+
+	pthread_mutex_lock(&n->meta_lock);
+	due = identity_fill_due(&n->meta.now.id);
+	pthread_mutex_unlock(&n->meta_lock);
+	return due ? node_meta_update(n, node_note_filling, NULL, err) : 0;
+}
+
+int node_note_ingest(struct node *n, uint64_t first, struct error *err)
+{
+	struct node_fresh f = {.epoch = first};
+	bool due;
+	int r;
+
+	pthread_mutex_lock(&n->meta_lock);
+	due = first || identity_ingest_due(&n->meta.now.id);
+	pthread_mutex_unlock(&n->meta_lock);
+	if (!due)
+		return 0;
+	r = uuid_random64(&f.id);
+	return r < 0 ? error_code(err, r, "cannot make an identifier")
+		     : node_meta_update(n, node_note_ingested, &f, err);
 }
 
 static void node_note_stopped(struct metadata *m, void *ctx)

@@ -11,7 +11,7 @@
 #include <nbdkit-plugin.h>
 #include <systemd/sd-daemon.h>
 
-#include "replicator/receiver.h"
+#include "replicator/local.h"
 #include "replicator/shutdown.h"
 #include "replicator/volume.h"
 #include "util/log.h"
@@ -19,10 +19,15 @@
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 #define PLUGIN_MAX_REQUEST (32u << 20)
 
+/* Export "NAME@committed" of a secondary: its committed state, read-only, also with ingest. */
+#define PLUGIN_COMMITTED "@committed"
+
 /* What a connection has of an export. */
 struct plugin_handle {
 	struct volume *v;
 	struct snapshot *snapshot; /* read-only; NULL: served live */
+	bool ingest;               /* writes to a secondary: only in its era */
+	unsigned era;
 };
 
 static char *plugin_config_path, *plugin_node_name, *plugin_role, *plugin_guest;
@@ -111,11 +116,29 @@ static void plugin_unload(void)
 	free(plugin_guest);
 }
 
+static bool plugin_is_primary(void)
+{
+	bool primary;
+
+	pthread_mutex_lock(&plugin_node->lock);
+	primary = plugin_node->role == NODE_PRIMARY;
+	pthread_mutex_unlock(&plugin_node->lock);
+	return primary;
+}
+
 static int plugin_list_exports(int readonly, int is_tls, struct nbdkit_exports *exports)
 {
-	for (unsigned i = 0; i < plugin_node->nvolumes; i++)
-		if (nbdkit_add_export(exports, plugin_node->volumes[i].name, NULL) == -1)
+	struct node *n = plugin_node;
+	char name[CONF_MAX_NAME + sizeof(PLUGIN_COMMITTED)];
+
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		if (nbdkit_add_export(exports, n->volumes[i].name, NULL) == -1)
 			return -1;
+	for (unsigned i = 0; !plugin_is_primary() && i < n->nvolumes; i++) {
+		snprintf(name, sizeof(name), "%s%s", n->volumes[i].name, PLUGIN_COMMITTED);
+		if (nbdkit_add_export(exports, name, "committed state, read-only") == -1)
+			return -1;
+	}
 	return 0;
 }
 
@@ -124,14 +147,18 @@ static const char *plugin_default_export(int readonly, int is_tls)
 	return plugin_node->nvolumes == 1 ? plugin_node->volumes[0].name : "";
 }
 
-static struct volume *plugin_find(const char *name)
+static struct volume *plugin_find(const char *name, bool *ret_committed)
 {
 	struct node *n = plugin_node;
+	size_t len = strcspn(name, "@");
 
-	if (name[0] == '\0' && n->nvolumes == 1)
+	*ret_committed = strcmp(name + len, PLUGIN_COMMITTED) == 0;
+	if (name[len] && !*ret_committed)
+		return NULL;
+	if (len == 0 && n->nvolumes == 1)
 		return &n->volumes[0];
 	for (unsigned i = 0; i < n->nvolumes; i++)
-		if (strcmp(n->volumes[i].name, name) == 0)
+		if (strlen(n->volumes[i].name) == len && memcmp(n->volumes[i].name, name, len) == 0)
 			return &n->volumes[i];
 	return NULL;
 }
@@ -140,30 +167,38 @@ static struct volume *plugin_find(const char *name)
 static int plugin_open_snapshot(struct plugin_handle *h, struct error *err)
 {
 	struct node *n = plugin_node;
+	struct receiver *receiver;
 	struct receiver_status st;
+	bool held;
 	int r;
 
 	pthread_mutex_lock(&n->lock);
-	if (!n->receiver) {
+	receiver = n->receiver;
+	if (!receiver || n->role == NODE_PRIMARY) {
+		r = error_set(
+			err, ERROR_STATE, -ESHUTDOWN, "this node is no secondary: %s", n->reason);
 		pthread_mutex_unlock(&n->lock);
-		return error_set(
-			err, ERROR_STATE, -ESHUTDOWN, "this node serves nothing: %s", n->reason);
+		return r;
 	}
-	receiver_get_status(n->receiver, &st);
+	receiver_get_status(receiver, &st);
 	if (st.core.mode == REPLICA_EMPTY || st.core.mode == REPLICA_DIRECT) {
 		pthread_mutex_unlock(&n->lock);
 		return error_set(err, ERROR_STATE, -ENODATA,
 			"this secondary has no committed state to show yet");
 	}
-	r = receiver_drain_and_hold(n->receiver);
+	local_use(receiver); /* a promotion may drain meanwhile, but not free it */
+	r = receiver_drain_and_hold(receiver);
+	held = r == 0;
 	pthread_mutex_unlock(&n->lock);
-	if (r < 0)
-		return error_code(err, r, "cannot bring the disks to the committed epoch");
-	r = snapshot_new(
-		&h->v->snapshots, h->v->backing, h->v->size, n->own->state_dir, &h->snapshot, err);
+	if (held)
+		r = snapshot_new(&h->v->snapshots, h->v->backing, h->v->size, n->own->state_dir,
+			&h->snapshot, err);
+	else
+		error_code(err, r, "cannot bring the disks to the committed epoch");
 	pthread_mutex_lock(&n->lock);
-	if (n->receiver)
-		receiver_resume(n->receiver);
+	if (held)
+		receiver_resume(receiver);
+	local_unuse(receiver);
 	pthread_mutex_unlock(&n->lock);
 	return r;
 }
@@ -173,17 +208,21 @@ static void *plugin_open(int readonly)
 	const char *name = nbdkit_export_name();
 	struct plugin_handle *h = calloc(1, sizeof(*h));
 	struct error err = {0};
+	bool committed;
 
 	if (!h)
 		return NULL;
-	h->v = plugin_find(name ? name : "");
+	h->v = plugin_find(name ? name : "", &committed);
 	if (!h->v) {
 		nbdkit_error("there is no disk \"%s\" in group %s", name ? name : "",
 			plugin_conf->group);
 		free(h);
 		return NULL;
 	}
-	if (plugin_node->access == NODE_ACCESS_NONE && plugin_open_snapshot(h, &err) < 0) {
+	h->era = atomic_load(&plugin_node->era);
+	h->ingest = !plugin_is_primary() && plugin_node->own->ingest == CONF_INGEST_NBD;
+	if ((committed || plugin_node->access == NODE_ACCESS_NONE) &&
+		plugin_open_snapshot(h, &err) < 0) {
 		nbdkit_error("export %s: %s", h->v->name, err.text);
 		free(h);
 		return NULL;
@@ -250,6 +289,19 @@ static int plugin_block_size(void *handle, uint32_t *min, uint32_t *preferred, u
 	return 0;
 }
 
+/* Before and after each request. Who writes to a secondary is counted, so that a promotion can wait
+ * for the last of them; false: there was one since this connection began. */
+static bool plugin_begin(struct plugin_handle *h)
+{
+	if (!h->ingest)
+		return true;
+	atomic_fetch_add(&plugin_node->ingest_requests, 1);
+	if (h->era == atomic_load(&plugin_node->era))
+		return true;
+	atomic_fetch_sub(&plugin_node->ingest_requests, 1);
+	return false;
+}
+
 /* nbdkit takes the error number apart. */
 static int plugin_result(int r)
 {
@@ -259,12 +311,28 @@ static int plugin_result(int r)
 	return -1;
 }
 
+static int plugin_end(struct plugin_handle *h, int r)
+{
+	if (h->ingest)
+		atomic_fetch_sub(&plugin_node->ingest_requests, 1);
+	return plugin_result(r);
+}
+
+static int plugin_refuse(void)
+{
+	return plugin_result(-ESHUTDOWN);
+}
+
 static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t off, uint32_t flags)
 {
 	struct plugin_handle *h = handle;
 
-	return plugin_result(h->snapshot ? snapshot_pread(h->snapshot, buf, count, off)
-					 : volume_pread(h->v, buf, count, off));
+	/* A snapshot outlives a promotion. */
+	if (h->snapshot)
+		return plugin_result(snapshot_pread(h->snapshot, buf, count, off));
+	if (!plugin_begin(h))
+		return plugin_refuse();
+	return plugin_end(h, volume_pread(h->v, buf, count, off));
 }
 
 static int plugin_pwrite(
@@ -272,13 +340,19 @@ static int plugin_pwrite(
 {
 	struct plugin_handle *h = handle;
 
-	return plugin_result(
-		volume_pwrite(h->v, buf, count, off, flags & NBDKIT_FLAG_FUA ? VOLUME_FUA : 0));
+	if (!plugin_begin(h))
+		return plugin_refuse();
+	return plugin_end(
+		h, volume_pwrite(h->v, buf, count, off, flags & NBDKIT_FLAG_FUA ? VOLUME_FUA : 0));
 }
 
 static int plugin_flush(void *handle, uint32_t flags)
 {
-	return plugin_result(volume_flush(((struct plugin_handle *)handle)->v));
+	struct plugin_handle *h = handle;
+
+	if (!plugin_begin(h))
+		return plugin_refuse();
+	return plugin_end(h, volume_flush(h->v));
 }
 
 static int plugin_zero(void *handle, uint32_t count, uint64_t off, uint32_t flags)
@@ -286,15 +360,21 @@ static int plugin_zero(void *handle, uint32_t count, uint64_t off, uint32_t flag
 	unsigned f = (flags & NBDKIT_FLAG_FUA ? VOLUME_FUA : 0u) |
 		     (flags & NBDKIT_FLAG_MAY_TRIM ? VOLUME_UNMAP : 0u) |
 		     (flags & NBDKIT_FLAG_FAST_ZERO ? VOLUME_FAST_ZERO : 0u);
+	struct plugin_handle *h = handle;
 
-	return plugin_result(volume_zero(((struct plugin_handle *)handle)->v, count, off, f));
+	if (!plugin_begin(h))
+		return plugin_refuse();
+	return plugin_end(h, volume_zero(h->v, count, off, f));
 }
 
 static int plugin_trim(void *handle, uint32_t count, uint64_t off, uint32_t flags)
 {
 	unsigned f = VOLUME_UNMAP | (flags & NBDKIT_FLAG_FUA ? VOLUME_FUA : 0u);
+	struct plugin_handle *h = handle;
 
-	return plugin_result(volume_zero(((struct plugin_handle *)handle)->v, count, off, f));
+	if (!plugin_begin(h))
+		return plugin_refuse();
+	return plugin_end(h, volume_zero(h->v, count, off, f));
 }
 
 static int plugin_add_extent(void *ctx, uint64_t off, uint64_t len, bool zero)
@@ -308,8 +388,11 @@ static int plugin_add_extent(void *ctx, uint64_t off, uint64_t len, bool zero)
 static int plugin_extents(
 	void *handle, uint32_t count, uint64_t off, uint32_t flags, struct nbdkit_extents *extents)
 {
-	return plugin_result(volume_extents(
-		((struct plugin_handle *)handle)->v, off, count, plugin_add_extent, extents));
+	struct plugin_handle *h = handle;
+
+	if (!plugin_begin(h))
+		return plugin_refuse();
+	return plugin_end(h, volume_extents(h->v, off, count, plugin_add_extent, extents));
 }
 
 static struct nbdkit_plugin plugin = {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Promotion: discard -> drain the journal -> metadata (generation, role) -> serve -> replicate. */
+/* Promotion: discard -> metadata (generation, role, "draining") -> serve through the journal; then
+ * drain.c goes on: drain -> serve straight on the images -> replicate. */
 #include "replicator/promote.h"
 
 #include <errno.h>
 #include <string.h>
 #include <time.h>
 
+#include "replicator/local.h"
 #include "replicator/memory.h"
-#include "replicator/receiver.h"
 #include "replicator/sender.h"
 #include "util/bytes.h"
 #include "util/clock.h"
@@ -15,7 +16,8 @@
 
 struct promote_meta {
 	uint64_t committed, fresh;
-	uint64_t generation; /* result */
+	uint64_t generation;                           /* result */
+	struct uuid group, volume[RECORD_MAX_VOLUMES]; /* where there are none (ingest) */
 };
 
 static void promote_note(struct metadata *m, void *ctx)
@@ -27,6 +29,8 @@ static void promote_note(struct metadata *m, void *ctx)
 	p->generation = m->id.current.number;
 	m->committed = p->committed;
 	m->seen = max_u64(m->seen, p->committed);
+	m->draining = true;
+	identity_name(&m->id, &p->group, p->volume);
 }
 
 /* A link on which something is heard from now on refuses; one that is silent gets peer-timeout-ms
@@ -41,7 +45,7 @@ static int promote_check(struct node *n, bool force, bool memory, struct error *
 		const struct timespec ts = {0, 20 * (long)NS_PER_MS};
 
 		pthread_mutex_lock(&n->lock);
-		if (!n->receiver) {
+		if (n->role == NODE_PRIMARY) {
 			pthread_mutex_unlock(&n->lock);
 			return error_set(err, ERROR_STATE, -EALREADY, "this node is the primary");
 		}
@@ -73,12 +77,54 @@ static int promote_check(struct node *n, bool force, bool memory, struct error *
 	}
 }
 
+/* Nobody who wrote to the secondary (ingest) writes any more. */
+static void promote_fence(struct node *n)
+{
+	if (n->own->ingest != CONF_INGEST_NBD)
+		return;
+	atomic_fetch_add(&n->era, 1);
+	pthread_mutex_lock(&n->lock);
+	atomic_store(&n->access, NODE_ACCESS_NONE);
+	local_kick(n->receiver); /* who waits for room gives up */
+	while (atomic_load(&n->ingest_requests) > 0) {
+		struct timespec ts;
+
+		clock_gettime(CLOCK_REALTIME, &ts);
+		ts.tv_nsec += 5 * (long)NS_PER_MS;
+		if (ts.tv_nsec >= (long)NS_PER_S) {
+			ts.tv_nsec -= (long)NS_PER_S;
+			ts.tv_sec++;
+		}
+		(void)pthread_cond_timedwait(&n->changed, &n->lock, &ts);
+	}
+	pthread_mutex_unlock(&n->lock);
+}
+
+/* It is durable: serves. */
+static int promote_serve(struct node *n, struct sender *s, const struct promote_meta *note)
+{
+	int r;
+
+	pthread_mutex_lock(&n->lock);
+	r = local_begin(n->receiver, LOCAL_DRAIN);
+	if (r == 0) {
+		sender_set_base(s, note->committed);
+		n->sender = s;
+		n->role = NODE_PRIMARY;
+		n->draining = true;
+		node_set_reason(n, "promoted; the journal is being brought to the disks");
+		atomic_store(&n->access, NODE_ACCESS_LOCAL);
+	}
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+	return r;
+}
+
 int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_promotion,
 	struct error *err)
 {
 	bool memory = n->guest && !disks_only;
 	struct promotion p = {0};
-	struct receiver *old;
 	struct receiver_status st;
 	struct promote_meta note;
 	struct sender *s;
@@ -88,22 +134,32 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 	if (r < 0)
 		return r;
 	r = uuid_random64(&note.fresh);
+	if (r == 0)
+		r = node_fresh_names(&note.group, note.volume, n->nvolumes, err);
 	if (r < 0)
 		return error_code(err, r, "cannot make an identifier");
 	r = sender_new(n, &s, err);
 	if (r < 0)
 		return r;
+	promote_fence(n);
 	pthread_mutex_lock(&n->meta_lock);
 	note.generation = n->meta.now.id.top + 1; /* nothing is accepted from here on */
 	pthread_mutex_unlock(&n->meta_lock);
 	pthread_mutex_lock(&n->lock);
 	receiver_discard(
 		n->receiver, true, note.generation, &p.discarded_epochs, &p.discarded_bytes);
-	r = receiver_drain(n->receiver);
 	receiver_get_status(n->receiver, &st);
+	/* COMMITs on their way to the journal are part of the state; after this nothing is. */
+	while (st.core.mode == REPLICA_READY && st.core.pending_epochs > 0 && !n->stopping) {
+		pthread_cond_wait(&n->changed, &n->lock);
+		receiver_get_status(n->receiver, &st);
+	}
 	note.committed = st.core.committed;
-	if (r < 0)
-		error_code(err, r, "cannot bring the disks to the committed epoch");
+	if (r == 0 && st.core.mode != REPLICA_READY)
+		r = error_set(err, ERROR_IO, st.core.error ? st.core.error : -EIO,
+			"the secondary has failed: %s", st.core.why ? st.core.why : "no state");
+	if (r == 0 && n->guest && disks_only)
+		(void)receiver_memory_drain(n->receiver); /* whatever it is: it goes */
 	if (r == 0 && memory) {
 		r = receiver_memory_adopt(n->receiver);
 		if (r < 0)
@@ -120,27 +176,23 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 		r = node_meta_update(n, promote_note, &note, err);
 	if (r < 0) {
 		sender_free(s);
+		if (n->own->ingest == CONF_INGEST_NBD)
+			atomic_store(
+				&n->access, NODE_ACCESS_LOCAL); /* as before, for new clients */
 		return r;
 	}
-	pthread_mutex_lock(&n->lock);
-	old = n->receiver;
-	n->receiver = NULL;
-	n->sender = s;
-	n->role = NODE_PRIMARY;
-	s = NULL;
-	node_set_reason(n, "promoted");
-	atomic_store(&n->access, NODE_ACCESS_PRIMARY);
-	node_changed(n);
-	pthread_mutex_unlock(&n->lock);
-	receiver_free(old);
-	if (n->guest && disks_only) {
+	r = promote_serve(n, s, &note);
+	if (r == 0 && n->guest && disks_only) {
 		pthread_mutex_lock(&n->lock);
 		n->memory = memory_free(n->memory);
 		pthread_mutex_unlock(&n->lock);
 	}
-	r = sender_start(n->sender, err);
+	if (r == 0)
+		r = drain_start(n, err);
+	else
+		error_code(err, r, "cannot index the journal; start this node with tandem primary");
 	if (r < 0)
-		log_error("%s; running solo", err->text);
+		return r;
 	log_info("promoted at epoch %llu, generation %llu; %llu epochs (%llu bytes) that were not "
 		 "committed are discarded",
 		(unsigned long long)note.committed, (unsigned long long)note.generation,

@@ -12,10 +12,10 @@ struct promotion {
 	uint64_t state_bytes;
 };
 
-/* Drops what is not committed, brings the images to the last committed epoch, mints a generation,
- * serves the exports.  Refused (ERROR_STATE) without a committed state, and while the primary is
- * heard unless force; with a guest also without its memory, unless disks_only.
- * Called by the control thread, without locks. */
+/* Drops what is not committed, mints a generation, serves the exports at once: what the journal
+ * holds reaches the images afterwards (drain.c).  Refused (ERROR_STATE) without a committed state,
+ * and while the primary is heard unless force; with a guest also without its memory, unless
+ * disks_only.  Called by the control thread, without locks. */
 int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_promotion,
 	struct error *err);
 

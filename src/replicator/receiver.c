@@ -10,6 +10,7 @@
 #include "core/pages.h"
 #include "replicator/memory.h"
 #include "replicator/receiver_internal.h"
+#include "util/bytes.h"
 #include "util/log.h"
 
 /* --- actions of the replica; node.lock is held --- */
@@ -157,20 +158,24 @@ static int receiver_load(struct receiver *r, struct error *err)
 	struct replica_config cfg = {
 		.volumes = n->nvolumes,
 		.staging_limit = n->conf->staging_limit,
-		.manual = n->conf->commit_policy == CONF_COMMIT_MANUAL,
+		.manual = n->conf->commit_policy == CONF_COMMIT_MANUAL ||
+			  n->own->ingest == CONF_INGEST_NBD || n->meta.now.draining,
 		.ack_when_sealed = n->conf->unsafe_commit_received,
 	};
 	const struct metadata *m = &n->meta.now;
 	struct journal_header h = {0};
 	struct replica_status st;
-	/* What was written as a primary is no committed state of a secondary. */
-	bool committed = m->id.consistent && m->id.role != IDENTITY_PRIMARY && m->committed > 0;
+	/* What was written as a primary is no committed state of a secondary, but for the journal
+	 * of a promotion. */
+	bool committed = m->id.consistent && (m->id.role != IDENTITY_PRIMARY || m->draining) &&
+			 m->committed > 0;
 	const char *why;
 	int e;
 
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		cfg.sizes[i] = n->volumes[i].size;
-	if (n->guest) {
+	if (n->guest &&
+		n->memory) { /* else only the journal of a promotion is brought to the disks */
 		cfg.memory = cfg.volumes++;
 		cfg.state = cfg.volumes++;
 		cfg.sizes[cfg.memory] = n->conf->guest_memory;
@@ -213,6 +218,8 @@ int receiver_new(struct node *n, struct receiver **ret_receiver, struct error *e
 	pthread_cond_init(&r->applied, NULL);
 	pthread_cond_init(&r->memory_work, NULL);
 	pthread_cond_init(&r->memory_done, NULL);
+	pthread_cond_init(&r->local.room, NULL);
+	pthread_cond_init(&r->local.nouse, NULL);
 	e = wake_init(&r->wake);
 	if (e < 0)
 		error_code(err, e, "receiver: cannot make an eventfd");
@@ -256,6 +263,8 @@ void receiver_stop(struct receiver *r)
 	pthread_cond_broadcast(&r->applied);
 	pthread_cond_broadcast(&r->memory_work);
 	pthread_cond_broadcast(&r->memory_done);
+	pthread_cond_broadcast(&r->n->changed);
+	local_kick(r);
 	pthread_mutex_unlock(&r->n->lock);
 	wake_up(&r->wake);
 	if (r->started)
@@ -281,6 +290,8 @@ struct receiver *receiver_free(struct receiver *r)
 	pthread_cond_destroy(&r->applied);
 	pthread_cond_destroy(&r->memory_work);
 	pthread_cond_destroy(&r->memory_done);
+	pthread_cond_destroy(&r->local.room);
+	pthread_cond_destroy(&r->local.nouse);
 	free(r);
 	return NULL;
 }
@@ -306,13 +317,28 @@ int receiver_drain(struct receiver *r)
 
 int receiver_drain_and_hold(struct receiver *r)
 {
-	int e;
+	struct replica_status st;
+	uint64_t want;
 
-	/* Held from the moment that the last batch is done: see applier_main. */
-	e = receiver_drain(r);
-	if (e == 0)
-		r->hold++;
-	return e;
+	/* From that epoch on the applier takes no new batch: see applier_main. */
+	replica_get_status(r->core, &st);
+	want = st.committed;
+	r->hold_at = r->holding ? max_u64(r->hold_at, want) : want;
+	r->holding++;
+	r->hurry++;
+	pthread_cond_signal(&r->apply);
+	while (!r->stopping && st.mode != REPLICA_FAILED && (st.applied < want || r->applying)) {
+		pthread_cond_wait(&r->applied, &r->n->lock);
+		replica_get_status(r->core, &st);
+	}
+	r->hurry--;
+	r->holding--;
+	if (r->stopping)
+		return -ESHUTDOWN;
+	if (st.mode == REPLICA_FAILED)
+		return st.error ? st.error : -EIO;
+	r->hold++;
+	return 0;
 }
 
 void receiver_resume(struct receiver *r)
@@ -324,8 +350,11 @@ void receiver_resume(struct receiver *r)
 /* (L) Gives the link thread something to do, and waits for it. */
 static void receiver_ask(struct receiver *r, struct receiver_request *q)
 {
-	while (r->request)
+	while (r->request && !r->gone)
 		pthread_cond_wait(&r->n->changed, &r->n->lock);
+	q->result = -ESHUTDOWN;
+	if (r->gone)
+		return;
 	r->request = q;
 	wake_up(&r->wake);
 	while (!q->done)
@@ -365,6 +394,13 @@ void receiver_disconnect(struct receiver *r)
 	r->disconnected = true;
 	receiver_ask(r, &q);
 	node_set_reason(r->n, "disconnected by command");
+}
+
+void receiver_count(const struct receiver *r, uint64_t *ret_discards, uint64_t *ret_discarded,
+	uint64_t *ret_fulls)
+{
+	*ret_discards = replica_discards(r->core, ret_discarded);
+	*ret_fulls = r->local.fulls;
 }
 
 void receiver_get_status(struct receiver *r, struct receiver_status *ret_status)

@@ -27,7 +27,7 @@ struct receiver *receiver_free(struct receiver *r);
  * the error that stopped it. */
 int receiver_drain(struct receiver *r);
 /* (L) The same, and the applier rests until receiver_resume: the images stand at a committed epoch.
- */
+ * Waits for what is committed now, not for what is committed meanwhile. */
 int receiver_drain_and_hold(struct receiver *r);
 void receiver_resume(struct receiver *r);
 
@@ -48,6 +48,8 @@ void receiver_discard(struct receiver *r, bool promoted, uint64_t generation, ui
 /* (L) */
 void receiver_connect(struct receiver *r);
 void receiver_disconnect(struct receiver *r);
+void receiver_count(const struct receiver *r, uint64_t *ret_discards, uint64_t *ret_discarded,
+	uint64_t *ret_fulls);
 void receiver_get_status(struct receiver *r, struct receiver_status *ret_status);
 
 #endif

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the receiver share: receiver.c (life, requests), receiver_link.c (the link
- * thread), journal_io.c (the journal file), applier.c (the images). */
+ * thread), local.c (local writers), journal_io.c (the journal file), applier.c (the images). */
 #ifndef TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
 #define TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
 
 #include <liburing.h>
 
 #include "replicator/link.h"
+#include "replicator/local.h"
 #include "replicator/receiver.h"
 #include "replicator/wake.h"
 
@@ -52,19 +53,23 @@ struct receiver {
 	bool have_received, have_committed;
 
 	bool stopping, disconnected, connected, tls; /* (L) */
-	char peer[128];                              /* (L) */
-	uint64_t heard;                              /* (L) */
-	struct receiver_request *request;            /* (L) */
+	bool gone;                        /* (L) the link thread takes no requests any more */
+	char peer[128];                   /* (L) */
+	uint64_t heard;                   /* (L) */
+	struct receiver_request *request; /* (L) */
 
 	/* applier (L) */
 	pthread_cond_t apply, applied; /* with node.lock */
 	unsigned hurry;                /* who waits for a drain */
-	unsigned hold;                 /* who wants the images to stand still */
+	unsigned hold;                 /* who has the images stand still */
+	unsigned holding;              /* who waits for that, and at which epoch at least */
+	uint64_t hold_at;
 	bool applying;
 
 	/* memory of a guest (L): receiver_memory.c */
 	pthread_t memory;
 	pthread_cond_t memory_work, memory_done; /* with node.lock */
+	struct local local;                      /* (L) */
 
 	/* the link thread's own */
 	struct listener *listener;

@@ -319,6 +319,21 @@ static void receiver_listen(struct receiver *r, int fd, uint64_t now)
 
 /* --- requests of other threads --- */
 
+/* A promoted node is nobody's secondary any more. */
+static void receiver_close_door(struct receiver *r)
+{
+	bool drain;
+
+	pthread_mutex_lock(&r->n->lock);
+	drain = r->local.kind == LOCAL_DRAIN;
+	pthread_mutex_unlock(&r->n->lock);
+	if (!drain || !r->listener)
+		return;
+	r->listener = listener_free(r->listener);
+	for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++)
+		link_close(&r->candidates[i].link);
+}
+
 static void receiver_carry_out(struct receiver *r)
 {
 	struct receiver_request *q;
@@ -430,7 +445,8 @@ void *receiver_main(void *arg)
 		now = clock_ns();
 		journal_io_reap(r);
 		receiver_carry_out(r);
-		for (unsigned i = 0; i < p.listeners; i++)
+		receiver_close_door(r);
+		for (unsigned i = 0; r->listener && i < p.listeners; i++)
 			if (p.fds[2 + i].revents)
 				receiver_listen(r, p.fds[2 + i].fd, now);
 		for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++)
@@ -440,6 +456,10 @@ void *receiver_main(void *arg)
 			receiver_session(r, now);
 		pthread_mutex_lock(&r->n->lock);
 		stop = r->stopping;
+		r->gone = stop && !r->request;
+		stop = r->gone;
+		if (stop)
+			node_changed(r->n);
 		pthread_mutex_unlock(&r->n->lock);
 	}
 	link_goodbye(&r->link, RECORD_GOODBYE_SHUTDOWN, 0, "");

@@ -43,6 +43,12 @@ int sender_new(struct node *n, struct sender **ret_sender, struct error *err)
 	return 0;
 }
 
+void sender_set_base(struct sender *s, uint64_t committed)
+{
+	s->core.committed = s->core.received = committed;
+	s->core.open = committed + 1;
+}
+
 int sender_start(struct sender *s, struct error *err)
 {
 	int r;

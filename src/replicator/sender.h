@@ -26,6 +26,8 @@ struct sender_status {
 };
 
 int sender_new(struct node *n, struct sender **ret_sender, struct error *err);
+/* (L) Before it starts: the newest epoch of the data, for who asks before there is a session. */
+void sender_set_base(struct sender *s, uint64_t committed);
 /* Starts connecting. */
 int sender_start(struct sender *s, struct error *err);
 /* Ends replication: with wait_ms > 0 an orderly end (cut, wait for the commit that long, goodbye).

@@ -271,8 +271,11 @@ static int sender_hear(struct sender *s, struct error *err)
 		if (!why && primary_replicating(&s->core))
 			dirtymap_acknowledged(&n->windows, s->core.settled, s->core.total_changes);
 		done = before == PRIMARY_SYNCING && s->core.state == PRIMARY_PROTECTED;
-		if (done)
+		if (done) {
 			node_set_reason(n, "%s", "");
+			n->counters.syncs++;
+			n->counters.sync_bytes = s->sync_total;
+		}
 		node_changed(n);
 		pthread_mutex_unlock(&n->lock);
 		if (why)

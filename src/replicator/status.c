@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What query-status and query-pending answer: one look under the lock, then JSON. */
+#include <stdio.h>
 #include <string.h>
 
 #include "replicator/commands.h"
+#include "replicator/local.h"
 #include "replicator/memory.h"
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
@@ -13,6 +15,8 @@ struct status_look {
 	bool primary;
 	struct sender_status s;
 	struct receiver_status r;
+	bool journal; /* r is filled in */
+	const char *filling;
 	char reason[256];
 	bool begun;                     /* with a guest: between checkpoint-begin and cut */
 	uint64_t memory_epoch;          /* of a promoted node */
@@ -21,19 +25,26 @@ struct status_look {
 
 static void status_look(struct node *n, struct status_look *l)
 {
+	const char *reason = "";
+
 	memset(l, 0, sizeof(*l));
 	pthread_mutex_lock(&n->lock);
 	l->role = n->role;
 	l->primary = n->sender != NULL;
 	if (n->sender)
 		sender_get_status(n->sender, &l->s);
-	else if (n->receiver)
+	if (n->receiver)
 		receiver_get_status(n->receiver, &l->r);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		l->dirty[i] = dirtymap_unequal_bytes(n->maps[i]);
+	l->journal = n->receiver != NULL;
 	memcpy(l->reason, n->reason, sizeof(l->reason));
 	l->begun = n->barrier.begun;
 	l->memory_epoch = n->memory ? n->memory->epoch : 0;
+	if (!n->sender && n->receiver)
+		l->filling = local_filling(n->receiver, &reason);
+	if (l->filling && !l->reason[0])
+		snprintf(l->reason, sizeof(l->reason), "%s", reason);
 	pthread_mutex_unlock(&n->lock);
 }
 
@@ -42,6 +53,11 @@ static const char *status_state(const struct status_look *l)
 	static const char *const primary[] = {"solo", "syncing", "protected", "failed"};
 	static const char *const secondary[] = {"stopped", "syncing", "standby", "failed"};
 
+	/* Of a promoted node whose journal is not drained: it cannot go on. */
+	if (l->primary && l->journal && l->r.core.mode == REPLICA_FAILED)
+		return "failed";
+	if (l->filling)
+		return l->filling;
 	return l->primary ? primary[l->s.state] : secondary[l->r.core.mode];
 }
 
@@ -81,7 +97,7 @@ static void status_set_sync(json_t *o, const struct status_look *l)
 	uint64_t rate = l->primary ? l->s.sync_rate : 0;
 	json_int_t eta = rate && total > done ? (json_int_t)((total - done) / rate) : -1;
 
-	if (!(l->primary ? l->s.syncing : l->r.core.mode == REPLICA_DIRECT))
+	if (!(l->primary ? l->s.syncing : l->r.core.mode == REPLICA_DIRECT && !l->filling))
 		return;
 	json_object_set_new(o, "sync",
 		json_pack("{s:I,s:I,s:I,s:I,s:I}", "done", (json_int_t)done, "total",
@@ -105,6 +121,16 @@ static void status_set_checkpoint(json_t *o, const struct node *n, const struct 
 			"memory-epoch", (json_int_t)l->r.core.memory_epoch, "held",
 			(json_int_t)l->r.core.held);
 	json_object_set_new(o, "checkpoint", c);
+}
+
+void status_counters(struct node *n, struct node_counters *ret_counters)
+{
+	pthread_mutex_lock(&n->lock);
+	if (n->receiver)
+		receiver_count(n->receiver, &n->counters.discards, &n->counters.discarded,
+			&n->counters.fulls);
+	*ret_counters = n->counters;
+	pthread_mutex_unlock(&n->lock);
 }
 
 json_t *answer_status(struct node *n)
@@ -152,11 +178,12 @@ json_t *answer_status(struct node *n)
 			l.primary ? l.s.peer : l.r.peer, "tls", l.primary ? l.s.tls : l.r.tls,
 			"heard-ms",
 			heard ? (json_int_t)((clock_ns() - heard) / NS_PER_MS) : (json_int_t)-1));
-	if (!l.primary)
+	if (l.journal)
 		json_object_set_new(o, "journal",
-			json_pack("{s:I,s:I,s:I}", "size", (json_int_t)l.r.core.journal_size,
+			json_pack("{s:I,s:I,s:I,s:I}", "size", (json_int_t)l.r.core.journal_size,
 				"used", (json_int_t)l.r.core.journal_used, "staged",
-				(json_int_t)l.r.core.staged));
+				(json_int_t)l.r.core.staged, "unapplied",
+				(json_int_t)l.r.core.unapplied));
 	(void)conf_unsafe_names(n->conf, names, sizeof(names));
 	for (name = strtok_r(names, ", ", &save); name; name = strtok_r(NULL, ", ", &save))
 		json_array_append_new(unsafe, json_string(name));

@@ -4,6 +4,9 @@
 
 #include <errno.h>
 
+#include "replicator/local.h"
+#include "util/bytes.h"
+
 int volume_open(struct node *n, unsigned index, bool writable, struct error *err)
 {
 	struct volume *v = &n->volumes[index];
@@ -57,20 +60,45 @@ void volume_unlock_range(struct volume *v, struct rangelock_entry *e)
 		pthread_cond_broadcast(&v->granted);
 }
 
-static bool volume_served(struct volume *v)
+static enum node_access volume_access(struct volume *v)
 {
-	return atomic_load_explicit(&v->node->access, memory_order_acquire) == NODE_ACCESS_PRIMARY;
+	return atomic_load_explicit(&v->node->access, memory_order_acquire);
 }
 
 int volume_pread(struct volume *v, void *buf, uint32_t len, uint64_t off)
 {
-	return volume_served(v) ? backing_pread(v->backing, buf, len, off) : -ESHUTDOWN;
+	int r = -EAGAIN;
+
+	while (r == -EAGAIN) {
+		enum node_access a = volume_access(v);
+
+		r = a == NODE_ACCESS_PRIMARY ? backing_pread(v->backing, buf, len, off)
+		    : a == NODE_ACCESS_LOCAL ? volume_local_pread(v, buf, len, off)
+					     : -ESHUTDOWN;
+	}
+	return r;
 }
 
 int volume_pwrite(struct volume *v, const void *buf, uint32_t len, uint64_t off, unsigned flags)
 {
-	int r = volume_primary_pwrite(v, buf, len, off);
+	const uint8_t *p = buf;
+	int r = 0;
 
+	/* A longer request is several changes: a power cut may tear it anywhere on a plain disk
+	 * too. */
+	while (len > 0 && r == 0) {
+		uint32_t part = (uint32_t)min_u64(len, RECORD_MAX_PAYLOAD);
+
+		r = volume_access(v) == NODE_ACCESS_LOCAL ? volume_local_pwrite(v, p, part, off)
+							  : volume_primary_pwrite(v, p, part, off);
+		if (r == -EAGAIN) {
+			r = 0;
+			continue;
+		}
+		p += part;
+		off += part;
+		len -= part;
+	}
 	return r == 0 && flags & VOLUME_FUA ? volume_flush(v) : r;
 }
 
@@ -81,16 +109,17 @@ int volume_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags)
 	/* Before it enters the stream: refused with nothing changed. */
 	if (flags & VOLUME_FAST_ZERO && !backing_get_info(v->backing)->can_fast_zero)
 		return -EOPNOTSUPP;
-	r = volume_primary_zero(v, len, off, flags);
+	do
+		r = volume_access(v) == NODE_ACCESS_LOCAL ? volume_local_zero(v, len, off, flags)
+							  : volume_primary_zero(v, len, off, flags);
+	while (r == -EAGAIN);
 	return r == 0 && flags & VOLUME_FUA ? volume_flush(v) : r;
 }
 
-int volume_flush(struct volume *v)
+static int volume_primary_flush(struct volume *v)
 {
 	int r;
 
-	if (!volume_served(v))
-		return -ESHUTDOWN;
 	if (barrier_flush(v, &r))
 		return r;
 	return v->node->conf->unsafe_no_flush ? 0 : volume_flush_image(v);
@@ -114,7 +143,30 @@ int volume_flush_image(struct volume *v)
 	return r;
 }
 
+int volume_flush(struct volume *v)
+{
+	int r = -EAGAIN;
+
+	while (r == -EAGAIN) {
+		enum node_access a = volume_access(v);
+
+		if (a == NODE_ACCESS_LOCAL)
+			r = volume_local_flush(v);
+		else if (a == NODE_ACCESS_PRIMARY)
+			r = volume_primary_flush(v);
+		else
+			r = -ESHUTDOWN;
+	}
+	return r;
+}
+
 int volume_extents(struct volume *v, uint64_t off, uint64_t len, backing_extent_fn fn, void *ctx)
 {
-	return backing_extents(v->backing, off, len, fn, ctx);
+	int r = -EAGAIN;
+
+	while (r == -EAGAIN)
+		r = volume_access(v) == NODE_ACCESS_LOCAL
+			    ? volume_local_extents(v, off, len, fn, ctx)
+			    : backing_extents(v->backing, off, len, fn, ctx);
+	return r;
 }

@@ -26,7 +26,8 @@ int volume_extents(struct volume *v, uint64_t off, uint64_t len, backing_extent_
 void volume_lock_range(struct volume *v, struct rangelock_entry *e, uint64_t off, uint64_t len);
 void volume_unlock_range(struct volume *v, struct rangelock_entry *e);
 
-/* --- volume_primary.c --- */
+/* --- volume_primary.c: -EAGAIN = the node serves in another way now --- */
+/* At most RECORD_MAX_PAYLOAD bytes. */
 int volume_primary_pwrite(struct volume *v, const void *buf, uint32_t len, uint64_t off);
 int volume_primary_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags);
 

@@ -120,8 +120,7 @@ static void volume_change_end(struct volume *v, struct volume_change *c, int fai
 	pthread_mutex_unlock(&v->node->lock);
 }
 
-/* At most RECORD_MAX_PAYLOAD bytes. */
-static int volume_primary_write_one(struct volume *v, const void *buf, uint32_t len, uint64_t off)
+int volume_primary_pwrite(struct volume *v, const void *buf, uint32_t len, uint64_t off)
 {
 	struct volume_change c = {.rec = {.type = RECORD_WRITE,
 					  .volume = v->index,
@@ -141,24 +140,6 @@ static int volume_primary_write_one(struct volume *v, const void *buf, uint32_t 
 	snapshots_before_change(&v->snapshots, off, len);
 	r = backing_pwrite(v->backing, buf, len, off);
 	volume_change_end(v, &c, r);
-	return r;
-}
-
-int volume_primary_pwrite(struct volume *v, const void *buf, uint32_t len, uint64_t off)
-{
-	const uint8_t *p = buf;
-	int r = 0;
-
-	/* A longer request is several changes: a power cut may tear it anywhere on a plain disk
-	 * too. */
-	while (len > 0 && r == 0) {
-		uint32_t part = (uint32_t)min_u64(len, RECORD_MAX_PAYLOAD);
-
-		r = volume_primary_write_one(v, p, part, off);
-		p += part;
-		off += part;
-		len -= part;
-	}
 	return r;
 }
 

@@ -200,6 +200,7 @@ class Primary(Nodes):
 
 class Events(Nodes):
     SHOWN = {m['event']: m for m in map(json.loads, re.findall(r'^\{"event": .*\}$', TEXT, re.M))}
+    OF_INGEST = {'JOURNAL_FULL'}  # tests/scenario/ingest_limits.py
     OF_VM_GROUPS = {'SESSION', 'DISKS_IN_SYNC', 'CHECKPOINT_DUE'}
 
     def subscribe(self, p, node):
@@ -217,7 +218,7 @@ class Events(Nodes):
                 return message['data']
 
     def test_all_are_tested(self):
-        self.assertEqual(set(self.SHOWN), {'STATE', 'EPOCH_COMMITTED', 'EPOCH_DISCARDED', 'SYNC_COMPLETED'} | self.OF_VM_GROUPS)
+        self.assertEqual(set(self.SHOWN), {'STATE', 'EPOCH_COMMITTED', 'EPOCH_DISCARDED', 'SYNC_COMPLETED'} | self.OF_VM_GROUPS | self.OF_INGEST)
 
     def test_none_without_asking(self):
         p = self.pair()
