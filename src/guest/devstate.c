@@ -157,13 +157,22 @@ static int devstate_capture(struct devstate *d, const struct devstate_ops *ops, 
 	return r;
 }
 
+void devstate_handover(struct devstate *d, bool handover)
+{
+	struct state_head h = {.ram_size = d->ram_size,
+		.spliced = d->way == DEVSTATE_FIFO,
+		.handover = handover,
+		.base_len = d->base_len};
+
+	snprintf(h.machine, sizeof(h.machine), "%s", d->machine);
+	state_head_put(&h, d->head.p + DEVSTATE_HEAD, d->head.p);
+}
+
 int devstate_base(struct devstate *d, struct error *err)
 {
-	struct state_head h = {.ram_size = d->ram_size, .spliced = d->way == DEVSTATE_FIFO};
 	size_t base = 0;
 	int r;
 
-	snprintf(h.machine, sizeof(h.machine), "%s", d->machine);
 	d->head.len = DEVSTATE_HEAD;
 	if (d->way == DEVSTATE_FIFO) {
 		r = devstate_capture(d, &devstate_migrate, err);
@@ -184,7 +193,7 @@ int devstate_base(struct devstate *d, struct error *err)
 				"use capture = migrate");
 		d->head.len += base;
 	}
-	h.base_len = base;
-	state_head_put(&h, d->head.p + DEVSTATE_HEAD, d->head.p);
+	d->base_len = base;
+	devstate_handover(d, false);
 	return 0;
 }

@@ -40,6 +40,7 @@ struct devstate {
 	struct devstate_buf
 		head; /* header and base: the same for all checkpoints until devstate_base */
 	struct devstate_buf dev; /* of the last finish */
+	size_t base_len;
 	uint64_t ram_size;
 	char machine[64];
 };
@@ -54,6 +55,8 @@ const char *devstate_name(const struct devstate *d);
 /* Makes the head.  Before the first checkpoint of a session, and after each reset of the machine.
  * fifo: the guest pauses for one capture of each kind. */
 int devstate_base(struct devstate *d, struct error *err);
+/* Marks the head: the checkpoint is the last one of this primary. */
+void devstate_handover(struct devstate *d, bool handover);
 /* On success the vCPUs stand. */
 int devstate_begin(struct devstate *d, struct error *err);
 /* On success dev is filled and the vCPUs run again (if they ran before).  On failure they run again

@@ -106,6 +106,12 @@ void rpc_deinit(struct rpc *c)
 int rpc_send(struct rpc *c, const char *command, json_t *arguments, int fd, uint64_t deadline,
 	json_int_t *ret_id, struct error *err)
 {
+	return rpc_send_fds(c, command, arguments, &fd, fd >= 0, deadline, ret_id, err);
+}
+
+int rpc_send_fds(struct rpc *c, const char *command, json_t *arguments, const int *fds,
+	unsigned nfds, uint64_t deadline, json_int_t *ret_id, struct error *err)
+{
 	json_t *request = json_pack(
 		"{s:s, s:o*, s:I}", "execute", command, "arguments", arguments, "id", ++c->id);
 	char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
@@ -118,8 +124,8 @@ int rpc_send(struct rpc *c, const char *command, json_t *arguments, int fd, uint
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	}
 	strcat(line, "\n");
-	r = fd < 0 ? lines_write(&c->lines, deadline, line, strlen(line))
-		   : lines_write_fd(&c->lines, deadline, line, strlen(line), fd);
+	r = nfds == 0 ? lines_write(&c->lines, deadline, line, strlen(line))
+		      : lines_write_fds(&c->lines, deadline, line, strlen(line), fds, nfds);
 	free(line);
 	if (r < 0)
 		return rpc_lost(c, r, command, err);
@@ -234,6 +240,14 @@ int rpc_pump(struct rpc *c, struct error *err)
 			return r;
 		}
 	}
+}
+
+bool rpc_answered(const struct rpc *c, json_int_t id)
+{
+	for (size_t i = 0; i < json_array_size(c->answers); i++)
+		if (json_integer_value(json_object_get(json_array_get(c->answers, i), "id")) == id)
+			return true;
+	return false;
 }
 
 json_t *rpc_event(struct rpc *c)

@@ -12,6 +12,7 @@
 #define TANDEM_GUEST_RPC_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "util/error.h"
@@ -37,6 +38,9 @@ void rpc_deinit(struct rpc *c);
 /* arguments may be NULL, and is consumed; fd goes with the request (-1 = none). */
 int rpc_send(struct rpc *c, const char *command, json_t *arguments, int fd, uint64_t deadline,
 	json_int_t *ret_id, struct error *err);
+/* The same with several descriptors. */
+int rpc_send_fds(struct rpc *c, const char *command, json_t *arguments, const int *fds,
+	unsigned nfds, uint64_t deadline, json_int_t *ret_id, struct error *err);
 /* The answer to a request that was sent; ret_return may be NULL. */
 int rpc_wait(struct rpc *c, const char *command, json_int_t id, uint64_t deadline,
 	json_t **ret_return, struct error *err);
@@ -45,6 +49,8 @@ int rpc_execute(struct rpc *c, const char *command, json_t *arguments, int fd, u
 
 /* Takes in what has arrived, without a wait. */
 int rpc_pump(struct rpc *c, struct error *err);
+/* Whether the answer is among what rpc_pump took in. */
+bool rpc_answered(const struct rpc *c, json_int_t id);
 /* The oldest event, now the caller's; NULL = none. */
 json_t *rpc_event(struct rpc *c);
 /* Waits for an event of this name; others stay kept. */

@@ -20,6 +20,7 @@ enum {
 	STATE_AT_BASE = 16,
 	STATE_AT_RAM = 24,
 	STATE_AT_BASE_CRC = 32,
+	STATE_AT_HANDOVER = 36,
 	STATE_AT_MACHINE = 64, /* 64 bytes */
 	STATE_AT_CRC = STATE_HEADER - 4,
 };
@@ -30,6 +31,7 @@ void state_head_put(const struct state_head *h, const void *base, unsigned char 
 	put_le64(to + STATE_AT_MAGIC, STATE_MAGIC);
 	put_le32(to + STATE_AT_VERSION, STATE_VERSION);
 	put_le32(to + STATE_AT_SPLICED, h->spliced);
+	put_le32(to + STATE_AT_HANDOVER, h->handover);
 	put_le64(to + STATE_AT_BASE, h->base_len);
 	put_le64(to + STATE_AT_RAM, h->ram_size);
 	put_le32(to + STATE_AT_BASE_CRC, crc32c(base, h->base_len));
@@ -50,6 +52,7 @@ int state_head_get(
 			"device state: it is of version %u, this program knows %d",
 			get_le32(blob + STATE_AT_VERSION), STATE_VERSION);
 	h.spliced = get_le32(blob + STATE_AT_SPLICED) != 0;
+	h.handover = get_le32(blob + STATE_AT_HANDOVER) != 0;
 	h.base_len = get_le64(blob + STATE_AT_BASE);
 	h.ram_size = get_le64(blob + STATE_AT_RAM);
 	memcpy(h.machine, blob + STATE_AT_MACHINE, sizeof(h.machine));

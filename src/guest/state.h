@@ -14,8 +14,10 @@
 #define STATE_HEADER 4096u
 
 struct state_head {
-	bool spliced; /* the device part is a saved file: its first 8 bytes are not part of the
-			 stream */
+	bool spliced;  /* the device part is a saved file: its first 8 bytes are not part of the
+			  stream */
+	bool handover; /* the primary has stopped for good: the secondary is to go on (switchover)
+			*/
 	uint64_t base_len;
 	uint64_t ram_size;
 	char machine[64]; /* versioned name of the machine type */

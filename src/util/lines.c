@@ -211,26 +211,27 @@ int lines_write(struct lines *l, uint64_t deadline, const char *bytes, size_t le
 	return r;
 }
 
-int lines_write_fd(struct lines *l, uint64_t deadline, const char *bytes, size_t len, int fd)
+int lines_write_fds(struct lines *l, uint64_t deadline, const char *bytes, size_t len,
+	const int *fds, unsigned n)
 {
-	char control[CMSG_SPACE(sizeof(int))] = {0};
+	char control[CMSG_SPACE(LINES_FDS * sizeof(int))] = {0};
 	struct iovec iov = {.iov_base = (void *)bytes, .iov_len = len};
 	struct msghdr m = {.msg_iov = &iov,
 		.msg_iovlen = 1,
 		.msg_control = control,
-		.msg_controllen = sizeof(control)};
+		.msg_controllen = CMSG_SPACE(n * sizeof(int))};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
 
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+	c->cmsg_len = CMSG_LEN(n * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, n * sizeof(int));
 	for (;;) {
-		ssize_t n = sendmsg(l->fd, &m, MSG_NOSIGNAL);
+		ssize_t sent = sendmsg(l->fd, &m, MSG_NOSIGNAL);
 		int r;
 
-		if (n >= 0)
-			return lines_write(l, deadline, bytes + n, len - (size_t)n);
+		if (sent >= 0)
+			return lines_write(l, deadline, bytes + sent, len - (size_t)sent);
 		if (errno == EAGAIN) {
 			r = lines_poll(l, POLLOUT, deadline);
 			if (r < 0)

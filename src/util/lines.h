@@ -32,8 +32,10 @@ void lines_deinit(struct lines *l);
  * -ETIMEDOUT, -EPIPE (the peer closed), -EMSGSIZE (a line over LINES_MAX), -ENOMEM, or an errno. */
 int lines_read(struct lines *l, uint64_t deadline, char **ret_line, size_t *ret_len);
 int lines_write(struct lines *l, uint64_t deadline, const char *bytes, size_t len);
-/* The same with a descriptor that goes with the first byte; the caller keeps its own. */
-int lines_write_fd(struct lines *l, uint64_t deadline, const char *bytes, size_t len, int fd);
+/* The same with n (1..LINES_FDS) descriptors that go with the first byte; the caller keeps its own.
+ */
+int lines_write_fds(struct lines *l, uint64_t deadline, const char *bytes, size_t len,
+	const int *fds, unsigned n);
 /* Whether a whole line is there, so that lines_read would not wait. */
 bool lines_pending(const struct lines *l);
 /* The oldest descriptor received and not taken, now the caller's; -1 = none. */

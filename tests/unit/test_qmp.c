@@ -117,7 +117,7 @@ static void descriptors_travel_with_lines(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
 	assert_int_equal(lines_adopt(&a, sv[0]), 0);
 	assert_int_equal(lines_adopt(&b, sv[1]), 0);
-	assert_int_equal(lines_write_fd(&a, soon(), "{}\n", 3, fd), 0);
+	assert_int_equal(lines_write_fds(&a, soon(), "{}\n", 3, &fd, 1), 0);
 	assert_int_equal(lines_read(&b, soon(), &line, &len), 0);
 	assert_int_equal(len, 2);
 	got = lines_take_fd(&b);

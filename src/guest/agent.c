@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The agent: start, the loop that waits, ends; see agent_internal.h. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "guest/agent_internal.h"
+#include "guest/qmp.h"
+#include "util/bytes.h"
+#include "util/clock.h"
+#include "util/log.h"
+#include "util/units.h"
+
+#define AGENT_ROOM 65536        /* runs of a list, without an allocation */
+#define AGENT_REPL_END_MS 15000 /* it cuts, commits and says goodbye */
+#define AGENT_REPL_FAILURES 5   /* in a row, each within AGENT_REPL_SHORT_MS of its start */
+#define AGENT_REPL_SHORT_MS 10000
+#define AGENT_LAST_MS 10000 /* for the last checkpoint's commit */
+
+static int agent_new(const struct agent_options *o, struct agent **ret_agent, struct error *err)
+{
+	struct agent *a = calloc(1, sizeof(*a));
+	sigset_t set;
+
+	if (!a)
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	a->o = o;
+	a->conf = o->conf;
+	a->node = &o->conf->nodes[o->node];
+	a->ram_fd = a->signals = a->server = -1;
+	a->vm = (struct vm){.pidfd = -1, .q = {.lines = {.fd = -1}}};
+	a->repl = (struct repl){.pidfd = -1, .c = {.lines = {.fd = -1}}};
+	for (int i = 0; i < AGENT_SLOTS; i++)
+		a->slots[i].fd = -1;
+	for (int i = 0; i < AGENT_CLIENTS; i++)
+		a->clients[i].fd = -1;
+	log_init(a->node->name, LOG_LEVEL_INFO);
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	a->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	*ret_agent = a;
+	return 0;
+}
+
+static void agent_ram_end(struct agent *a)
+{
+	if (a->ram)
+		munmap((void *)a->ram, a->conf->guest_memory);
+	if (a->ram_fd >= 0)
+		close(a->ram_fd);
+	a->ram = NULL;
+	a->ram_fd = -1;
+}
+
+static struct agent *agent_free(struct agent *a)
+{
+	agent_vm_end(a);
+	repl_end(&a->repl, AGENT_REPL_END_MS);
+	agent_ram_end(a);
+	agent_server_end(a);
+	if (a->signals >= 0)
+		close(a->signals);
+	free(a);
+	return NULL;
+}
+
+static int agent_check_conf(const struct conf *conf, struct error *err)
+{
+	if (!conf->guest_memory)
+		return error_set(err, ERROR_CONFIG, -EINVAL,
+			"%s: [guest] has no memory: how much RAM the guest has", conf->path);
+	if (!conf->guest_qemu)
+		return error_set(err, ERROR_CONFIG, -EINVAL,
+			"%s: [guest] has no qemu: the command line that runs the guest",
+			conf->path);
+	return 0;
+}
+
+int agent_ram(struct agent *a, int fd, struct error *err)
+{
+	void *m;
+
+	agent_ram_end(a);
+	if (fd < 0) {
+		fd = memfd_create("tandem-ram", MFD_CLOEXEC);
+		if (fd >= 0 && ftruncate(fd, (off_t)a->conf->guest_memory) < 0) {
+			close(fd);
+			fd = -1;
+		}
+	}
+	if (fd < 0)
+		return error_errno(err, "no memory for the guest");
+	a->ram_fd = fd;
+	m = mmap(NULL, a->conf->guest_memory, PROT_READ, MAP_SHARED, fd, 0);
+	if (m == MAP_FAILED)
+		return error_errno(err, "guest RAM: mmap");
+	a->ram = m;
+	return 0;
+}
+
+int agent_vm(struct agent *a, const char *machine, struct error *err)
+{
+	char nbd[512];
+	struct vm_spec spec = {.qemu = a->conf->guest_qemu,
+		.preload = a->o->preload,
+		.memory = a->conf->guest_memory,
+		.ram_fd = a->ram_fd,
+		.machine = machine,
+		.node = a->node,
+		.nbd_socket = nbd,
+		.incoming = machine != NULL};
+
+	snprintf(nbd, sizeof(nbd), "%s/nbd.sock", a->node->run_dir);
+	return vm_start(&a->vm, &spec, err);
+}
+
+/* What checkpoints need of a QEMU that is there. */
+static int agent_checkpoints(struct agent *a, struct error *err)
+{
+	struct track_target at = {.pid = a->vm.pid,
+		.ram_fd = a->ram_fd,
+		.ram = a->ram,
+		.size = a->conf->guest_memory};
+	int r = track_new((enum track_way)a->conf->guest_tracking, &at, &a->track, err);
+
+	if (r == 0)
+		r = devstate_init(&a->ds, (enum devstate_way)a->conf->guest_capture, &a->vm.q,
+			a->node->run_dir, a->conf->guest_memory, a->vm.machine, err);
+	for (int i = 0; r == 0 && i < AGENT_SLOTS; i++)
+		r = staging_init(&a->slots[i], a->conf->guest_memory, err);
+	if (r == 0 && (runs_reserve(&a->pause, AGENT_ROOM) < 0 ||
+			      runs_reserve(&a->ahead, AGENT_ROOM) < 0 ||
+			      runs_reserve(&a->carry, AGENT_ROOM) < 0 ||
+			      runs_reserve(&a->scratch, AGENT_ROOM) < 0))
+		r = error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	if (r == 0)
+		log_info("machine %s; device state by %s%s%s%s; dirty pages by %s", a->vm.machine,
+			devstate_name(&a->ds), a->ds.why[0] ? " (" : "", a->ds.why,
+			a->ds.why[0] ? ")" : "", a->track->ops->name);
+	a->rebase = true;
+	return r;
+}
+
+void agent_vm_end(struct agent *a)
+{
+	a->track = track_free(a->track);
+	if (a->ds.path[0])
+		devstate_deinit(&a->ds);
+	for (int i = 0; i < AGENT_SLOTS; i++)
+		staging_deinit(&a->slots[i]);
+	runs_deinit(&a->pause);
+	runs_deinit(&a->ahead);
+	runs_deinit(&a->carry);
+	runs_deinit(&a->scratch);
+	runs_deinit(&a->todo);
+	vm_end(&a->vm);
+	a->phase = AGENT_SOLO;
+	a->ended = false;
+}
+
+int agent_replicator(struct agent *a, const char *role, struct error *err)
+{
+	struct repl_spec spec = {.program = a->o->program,
+		.conf_path = a->o->conf_path,
+		.node = a->node->name,
+		.run_dir = a->node->run_dir};
+	int r;
+
+	snprintf(a->role, sizeof(a->role), "%s", role);
+	a->session = a->disks_in_sync = a->promoted = a->doubt = false;
+	a->session_number = 0;
+	a->repl_started = clock_ns();
+	r = repl_start(&a->repl, &spec, role, err);
+	if (r == 0)
+		r = agent_repl_catch_up(a, err);
+	return r;
+}
+
+/* A replicator that ended: the guest's requests wait in QEMU for the next one. */
+static int agent_replicator_again(struct agent *a, const char *how, struct error *err)
+{
+	bool soon = clock_ns() - a->repl_started < AGENT_REPL_SHORT_MS * NS_PER_MS;
+	const char *role = a->promoted ? "primary" : a->role;
+
+	log_error("the replicator has ended (%s); starting it again", how);
+	agent_session_lost(a);
+	for (int i = 0; i < AGENT_SLOTS; i++)
+		if (a->slots[i].busy)
+			staging_reset(&a->slots[i]);
+	repl_end(&a->repl, 0);
+	a->repl_failures = soon ? a->repl_failures + 1 : 0;
+	if (a->repl_failures >= AGENT_REPL_FAILURES)
+		return error_set(err, ERROR_GENERAL, -ECHILD,
+			"the replicator ends again and again (%s)", how);
+	return agent_replicator(a, role, err);
+}
+
+static void agent_signals(struct agent *a)
+{
+	struct signalfd_siginfo si;
+
+	while (read(a->signals, &si, sizeof(si)) == sizeof(si))
+		a->stop = true;
+}
+
+static void agent_poll_set(struct agent *a, struct pollfd *p, int *ret_count)
+{
+	int n = 0;
+
+	p[n++] = (struct pollfd){.fd = a->signals, .events = POLLIN};
+	p[n++] = (struct pollfd){.fd = a->server, .events = POLLIN};
+	p[n++] = (struct pollfd){.fd = a->repl.c.lines.fd, .events = POLLIN};
+	p[n++] = (struct pollfd){.fd = a->repl.pidfd, .events = POLLIN};
+	p[n++] = (struct pollfd){.fd = a->vm.q.lines.fd, .events = POLLIN};
+	p[n++] = (struct pollfd){.fd = a->vm.pidfd, .events = POLLIN};
+	for (int i = 0; i < AGENT_CLIENTS; i++)
+		p[n++] = (struct pollfd){.fd = a->clients[i].fd, .events = POLLIN};
+	*ret_count = n;
+}
+
+/* Milliseconds until then, rounded up; times that are near are polled for exactly. */
+static struct timespec agent_left(uint64_t deadline)
+{
+	uint64_t now = clock_ns(), left = deadline > now ? deadline - now : 0;
+
+	left = min_u64(left, 3600 * NS_PER_S);
+	return (struct timespec){
+		.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
+}
+
+int agent_wait(struct agent *a, uint64_t deadline, struct error *err)
+{
+	struct pollfd p[6 + AGENT_CLIENTS];
+	struct timespec left = agent_left(deadline);
+	char how[64];
+	int n, r = 0;
+
+	agent_poll_set(a, p, &n);
+	if (ppoll(p, (nfds_t)n, &left, NULL) <= 0)
+		return 0;
+	if (p[0].revents)
+		agent_signals(a);
+	if (p[4].revents) {
+		r = agent_vm_events(a, err);
+		if (r == -EPIPE || a->ended) /* its end is told by the process */
+			r = 0;
+	}
+	if (r == 0 && p[5].revents && vm_ended(&a->vm, how, sizeof(how))) {
+		(void)agent_vm_events(a, NULL);
+		if (!a->ended)
+			return error_set(err, ERROR_GENERAL, -ECHILD, "QEMU has ended: %s", how);
+		vm_end(&a->vm);
+	}
+	if (r == 0 && p[2].revents) {
+		r = agent_repl_events(a, err);
+		if (r == -EPIPE)
+			r = 0;
+	}
+	if (r == 0 && p[3].revents && repl_ended(&a->repl, how, sizeof(how)))
+		r = agent_replicator_again(a, how, err);
+	if (r == 0 && p[1].revents)
+		agent_server_accept(a);
+	for (int i = 0; r == 0 && i < AGENT_CLIENTS; i++)
+		if (p[6 + i].fd >= 0 && p[6 + i].revents && a->clients[i].fd == p[6 + i].fd)
+			agent_server_read(a, &a->clients[i]);
+	return r;
+}
+
+/* The guest has stopped for good: its last checkpoint, if there is a secondary. */
+static void agent_last_checkpoint(struct agent *a)
+{
+	uint64_t end = clock_ns() + AGENT_LAST_MS * NS_PER_MS;
+	struct staging *slot = agent_slot(a);
+	struct error err = {0};
+	int r = qmp_run(&a->vm.q, "stop", NULL, NULL, &err);
+
+	if (r == 0 && a->phase == AGENT_CHECKPOINT && slot)
+		r = checkpoint(a, slot, &err);
+	while (r == 0 && a->session && a->phase == AGENT_CHECKPOINT && a->committed < a->sealed &&
+		clock_ns() < end) {
+		uint64_t ignored;
+
+		r = agent_wait(a, end, &err);
+		if (r == 0)
+			r = agent_session_step(a, &ignored, &err);
+		a->last_began = clock_ns() + AGENT_LAST_MS * NS_PER_MS; /* no further one */
+	}
+	if (r < 0)
+		log_warning("the last checkpoint: %s", err.text);
+}
+
+int agent_primary(struct agent *a, struct error *err)
+{
+	int r = agent_checkpoints(a, err);
+
+	while (r == 0 && !a->stop && !a->ended) {
+		uint64_t until;
+
+		r = agent_session_step(a, &until, err);
+		if (r == -EREMOTEIO && err->kind != ERROR_GENERAL) {
+			/* refused by the replicator; why, its state tells */
+			log_warning("%s", err->text);
+			a->doubt = true;
+			r = 0;
+		} else if (r == -EPIPE || r == -ECONNRESET) {
+			r = 0; /* one of the processes has ended: found below */
+			until = clock_ns() + 100 * NS_PER_MS;
+		}
+		if (r == 0)
+			r = agent_wait(a, until, err);
+		if (r == 0 && a->switchover)
+			r = agent_switchover(a, err);
+		if (a->switching)
+			return r;
+	}
+	if (r == 0 && a->stop && !a->ended) {
+		log_info("stopping");
+		agent_last_checkpoint(a);
+	} else if (r == 0) {
+		log_info("the guest has ended: %s", a->how);
+	}
+	return r;
+}
+
+/* One life of a guest here: as the primary, and after a switchover as the standby, and so on. */
+static int agent_lives(struct agent *a, bool standby, struct error *err)
+{
+	int r = 0;
+
+	for (;;) {
+		if (standby) {
+			r = agent_standby_wait(a, err);
+			if (r == 0 && !a->stop)
+				r = agent_standby_resume(a, err);
+		} else {
+			r = agent_replicator(a, "primary", err);
+			if (r == 0)
+				r = agent_ram(a, -1, err);
+			if (r == 0)
+				r = agent_vm(a, NULL, err);
+			if (r == 0)
+				r = vm_cont(&a->vm, err);
+		}
+		if (r == 0 && !a->stop)
+			r = agent_primary(a, err);
+		if (r < 0 || !a->switching)
+			return r;
+		a->switching = false;
+		agent_vm_end(a);
+		repl_end(&a->repl, AGENT_REPL_END_MS);
+		agent_ram_end(a);
+		standby = true;
+	}
+}
+
+static int agent_main(const struct agent_options *o, bool standby, struct error *err)
+{
+	struct agent *a = NULL;
+	int r = agent_check_conf(o->conf, err);
+
+	if (r == 0)
+		r = agent_new(o, &a, err);
+	if (r < 0)
+		return r;
+	r = agent_server_start(a, err);
+	if (r == 0)
+		r = agent_lives(a, standby, err);
+	(void)agent_free(a);
+	return r;
+}
+
+int agent_run(const struct agent_options *o, struct error *err)
+{
+	return agent_main(o, false, err);
+}
+
+int agent_standby(const struct agent_options *o, struct error *err)
+{
+	return agent_main(o, true, err);
+}

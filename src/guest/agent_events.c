@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What QEMU and the replicator say, turned into the agent's fields; nothing is decided here. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "guest/agent_internal.h"
+#include "guest/qmp.h"
+#include "util/log.h"
+
+static void repl_session(struct agent *a, bool connected)
+{
+	if (a->session || !connected)
+		agent_session_lost(a);
+	a->session = connected;
+	a->arm = connected;
+}
+
+static void repl_committed(struct agent *a, uint64_t epoch)
+{
+	if (epoch <= a->committed)
+		return;
+	a->committed = epoch;
+	if (a->phase != AGENT_CHECKPOINT || a->announced || epoch < a->sealed - AGENT_WINDOW)
+		return;
+	a->announced = true;
+	log_info("the guest is protected: checkpoint %llu is committed on the secondary",
+		(unsigned long long)epoch);
+}
+
+static void repl_event(struct agent *a, const json_t *event)
+{
+	const char *name = json_string_value(json_object_get(event, "event"));
+	const json_t *data = json_object_get(event, "data");
+	const char *role;
+
+	if (!name)
+		return;
+	if (!strcmp(name, "SESSION")) {
+		repl_session(a, json_is_true(json_object_get(data, "connected")));
+	} else if (!strcmp(name, "DISKS_IN_SYNC")) {
+		a->disks_in_sync = true;
+	} else if (!strcmp(name, "CHECKPOINT_DUE")) {
+		a->due = true;
+	} else if (!strcmp(name, "EPOCH_COMMITTED")) {
+		repl_committed(a, repl_u64(data, "epoch", NULL));
+	} else if (!strcmp(name, "STATE")) {
+		role = json_string_value(json_object_get(data, "role"));
+		if (role && !strcmp(role, "primary") && !strcmp(a->role, "secondary"))
+			a->promoted = true;
+	}
+}
+
+int agent_repl_events(struct agent *a, struct error *err)
+{
+	int r = rpc_pump(&a->repl.c, err);
+	json_t *e;
+
+	while ((e = rpc_event(&a->repl.c))) {
+		repl_event(a, e);
+		json_decref(e);
+	}
+	return r;
+}
+
+int agent_repl_catch_up(struct agent *a, struct error *err)
+{
+	json_t *s, *c;
+	uint64_t number;
+	const char *role;
+	bool connected, doubt = a->doubt;
+	int r = repl_run(&a->repl, "query-status", NULL, &s, err);
+
+	if (r < 0)
+		return r;
+	a->doubt = false;
+	c = json_object_get(s, "checkpoint");
+	role = json_string_value(json_object_get(s, "role"));
+	if (role && !strcmp(role, "primary") && !strcmp(a->role, "secondary"))
+		a->promoted = true;
+	number = repl_u64(c, "session", NULL);
+	connected = number > 0 &&
+		    json_is_true(json_object_get(json_object_get(s, "link"), "connected"));
+	a->committed = repl_u64(s, "epoch", "committed");
+	if (doubt && connected && number == a->session_number) {
+		/* The same session, and something of it was refused: nothing less than a new one is
+		 * right. */
+		log_warning("the replicator refused a checkpoint: beginning anew");
+		r = repl_run(&a->repl, "disconnect", NULL, NULL, err);
+		if (r == 0)
+			r = repl_run(&a->repl, "connect", NULL, NULL, err);
+		connected = false;
+	}
+	if (connected != a->session || number != a->session_number)
+		repl_session(a, connected);
+	a->session_number = number;
+	a->disks_in_sync |= connected && json_is_true(json_object_get(c, "disks-in-sync"));
+	json_decref(s);
+	return r;
+}
+
+static void vm_event(struct agent *a, const json_t *event)
+{
+	const char *name = json_string_value(json_object_get(event, "event"));
+	const json_t *data = json_object_get(event, "data");
+	const char *reason = json_string_value(json_object_get(data, "reason"));
+
+	if (!name)
+		return;
+	if (!strcmp(name, "SHUTDOWN")) {
+		a->ended = true;
+		snprintf(a->how, sizeof(a->how), "%s",
+			!reason                             ? "it was shut down"
+			: !strcmp(reason, "guest-shutdown") ? "it powered off"
+			: !strcmp(reason, "guest-reset") ? "it was reset, and QEMU has -no-reboot"
+			: !strcmp(reason, "guest-panic") ? "it panicked"
+							 : reason);
+	} else if (!strcmp(name, "RESET")) {
+		log_info("the guest was reset");
+		a->rebase = true;
+	} else if (!strcmp(name, "GUEST_PANICKED")) {
+		log_error("the guest has panicked");
+		a->ended = true;
+		snprintf(a->how, sizeof(a->how), "it panicked");
+	} else if (!strcmp(name, "BLOCK_IO_ERROR")) {
+		log_warning("QEMU: an I/O error on disk %s",
+			json_string_value(json_object_get(data, "node-name")));
+	}
+}
+
+int agent_vm_events(struct agent *a, struct error *err)
+{
+	int r = rpc_pump(&a->vm.q, err);
+	json_t *e;
+
+	while ((e = rpc_event(&a->vm.q))) {
+		vm_event(a, e);
+		json_decref(e);
+	}
+	return r;
+}

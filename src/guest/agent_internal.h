@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of the agent share.  agent.c: start, waiting, ends; agent_events.c: what the
+ * sources say; agent_session.c: from a link to protection, and when a checkpoint is due;
+ * checkpoint.c: one of them; agent_standby.c: waiting for a promotion; agent_server.c: the agent's
+ * own socket. */
+#ifndef TANDEM_GUEST_AGENT_INTERNAL_H
+#define TANDEM_GUEST_AGENT_INTERNAL_H
+
+#include "guest/agent.h"
+#include "guest/devstate.h"
+#include "guest/repl.h"
+#include "guest/staging.h"
+#include "guest/track.h"
+#include "guest/vm.h"
+
+#define AGENT_SLOTS 3  /* checkpoints (or rounds) that the replicator may be reading at a time */
+#define AGENT_WINDOW 8 /* sealed checkpoints that may wait for their commit */
+#define AGENT_SAMPLES 512
+#define AGENT_CLIENTS 4
+
+enum agent_phase {
+	AGENT_SOLO,      /* no session: the guest runs alone */
+	AGENT_ROUNDS,    /* memory is sent while the guest runs */
+	AGENT_CHECKPOINT /* the first checkpoint was made */
+};
+
+/* Of one checkpoint, in nanoseconds. */
+struct checkpoint_times {
+	uint64_t pause; /* from the request to stop until the guest runs again; the rest are parts
+			   of it */
+	uint64_t stop;  /* until the vCPUs stand */
+	uint64_t scan;  /* dirty pages */
+	uint64_t copy;  /* of them */
+	uint64_t cut;   /* waited for the replicator's answer, beyond scan and copy */
+	uint64_t state; /* rest of the device state, and going on */
+	uint64_t pages; /* copied in the pause */
+	uint64_t ahead; /* copied before it */
+};
+
+struct agent_client {
+	int fd; /* -1 = none */
+	char in[1024];
+	size_t len;
+	json_int_t id; /* of its newest request */
+};
+
+struct agent {
+	const struct agent_options *o;
+	const struct conf *conf;
+	const struct conf_node *node;
+	struct repl repl;
+	char role[16]; /* that the replicator was started in */
+	unsigned repl_failures;
+	uint64_t repl_started;
+
+	struct vm vm;
+	int ram_fd;
+	const unsigned char *ram;
+	struct track *track;
+	struct devstate ds;
+
+	enum agent_phase phase;
+	bool session, disks_in_sync; /* as the replicator says */
+	bool doubt; /* it refused what should be right: ask it, and begin anew if the link is the
+		       same */
+	uint64_t session_number;
+	bool arm;         /* a session has begun: protect and send all memory */
+	bool rebase;      /* the machine was reset: take the device state's base anew */
+	bool head_due;    /* the next checkpoint must bring the head of the state blob */
+	bool due;         /* the replicator wants a checkpoint now */
+	struct runs todo; /* of the round being sent */
+	size_t todo_at;
+	unsigned rounds;
+	struct runs carry;                 /* dirty, taken from the tracking, and not sent */
+	struct runs ahead, pause, scratch; /* of a checkpoint under way */
+	struct staging slots[AGENT_SLOTS];
+	uint64_t sealed, committed; /* epochs */
+	bool announced;             /* "protected" was logged in this session */
+	uint64_t last_began;        /* of the last checkpoint, clock_ns */
+	uint64_t last_pages;
+
+	struct checkpoint_times samples[AGENT_SAMPLES];
+	uint64_t checkpoints;
+
+	int signals; /* signalfd */
+	int server;  /* listener of RUN_DIR/agent.sock */
+	struct agent_client clients[AGENT_CLIENTS];
+	struct agent_client *switchover; /* who asked for it; answered when it is over */
+	bool switching;
+	bool stop;     /* SIGTERM, SIGINT */
+	bool ended;    /* the guest ended by itself */
+	char how[64];  /* it ended */
+	bool promoted; /* standby: the replicator is a primary now */
+};
+
+/* agent.c */
+int agent_wait(struct agent *a, uint64_t deadline, struct error *err);
+/* The guest's RAM: a new file, or fd (taken over). */
+int agent_ram(struct agent *a, int fd, struct error *err);
+/* Starts QEMU (machine NULL: to boot) with what checkpoints need. */
+int agent_vm(struct agent *a, const char *machine, struct error *err);
+void agent_vm_end(struct agent *a);
+int agent_replicator(struct agent *a, const char *role, struct error *err);
+/* Until the guest ends, a signal or a switchover (a->switching stays true then: become the
+ * standby). */
+int agent_primary(struct agent *a, struct error *err);
+
+/* agent_events.c */
+int agent_repl_events(struct agent *a, struct error *err);
+int agent_vm_events(struct agent *a, struct error *err);
+/* Learns from query-status what events have not said: before the connection, or in doubt. */
+int agent_repl_catch_up(struct agent *a, struct error *err);
+
+/* agent_session.c */
+/* One step of what is to be done now; *ret_until: when there may be more without an event. */
+int agent_session_step(struct agent *a, uint64_t *ret_until, struct error *err);
+void agent_session_lost(struct agent *a);
+struct staging *agent_slot(struct agent *a);
+
+/* checkpoint.c.  -EREMOTEIO: the replicator refused, the session is over or void; others: QEMU. */
+int checkpoint(struct agent *a, struct staging *slot, struct error *err);
+
+/* agent_standby.c */
+int agent_standby_wait(struct agent *a, struct error *err);
+/* Promoted: QEMU goes on from the checkpoint. */
+int agent_standby_resume(struct agent *a, struct error *err);
+
+/* agent_switchover.c: a last checkpoint, then the other side goes on. */
+int agent_switchover(struct agent *a, struct error *err);
+
+/* agent_server.c */
+int agent_server_start(struct agent *a, struct error *err);
+void agent_server_accept(struct agent *a);
+void agent_server_read(struct agent *a, struct agent_client *c);
+void agent_server_answer(struct agent_client *c, int r, const struct error *err);
+void agent_server_end(struct agent *a);
+
+#endif

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* One checkpoint: announced, pages copied ahead, vCPUs stopped, cut, scan, copy, device state, on;
+ * then, while the guest runs, the table of pages, submit and seal.
+ *
+ * Nothing in the pause allocates (the lists of runs keep their room) or waits for the network: it
+ * waits for QEMU, and for the replicator's answer to the cut, which is one short lock there.
+ *
+ * Invariant: pages that the tracking has reported are in a submitted checkpoint or in a->carry. */
+#include <errno.h>
+#include <string.h>
+
+#include "guest/agent_internal.h"
+#include "guest/qmp.h"
+#include "util/clock.h"
+#include "util/log.h"
+
+#define CHECKPOINT_AHEAD 256 /* pages of the last one from which copying ahead pays */
+
+/* What was taken from the tracking stays owed. */
+static void checkpoint_owe(struct agent *a, const struct runs *more)
+{
+	struct runs u = a->scratch;
+
+	if (runs_unite(&u, &a->carry, more) < 0) {
+		/* no memory for a list: then everything is owed */
+		runs_clear(&u);
+		(void)runs_add(&u, 0, a->conf->guest_memory);
+	}
+	a->scratch = a->carry;
+	a->carry = u;
+}
+
+/* Ahead of the stop: what is owed, and what is dirty by now where the tracking allows to ask a
+ * running guest. */
+static int checkpoint_ahead(
+	struct agent *a, struct staging *s, uint64_t *ret_data, struct error *err)
+{
+	int r = 0;
+
+	runs_clear(&a->ahead);
+	runs_clear(&a->pause);
+	if (a->track->ops->live && a->last_pages >= CHECKPOINT_AHEAD)
+		r = track_collect(a->track, &a->pause, err);
+	if (r == 0 && runs_unite(&a->ahead, &a->carry, &a->pause) < 0)
+		r = error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	checkpoint_owe(a, &a->pause);
+	if (r == 0)
+		*ret_data = staging_copy(s, a->track->image, &a->ahead);
+	return r;
+}
+
+/* In the pause: cut, scan, copy. */
+static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpoint_times *t,
+	uint64_t *ret_data, uint64_t *ret_epoch, struct error *err)
+{
+	uint64_t began = clock_ns(), now;
+	json_int_t id;
+	json_t *answer;
+	int r, e;
+
+	r = rpc_send(&a->repl.c, "cut", NULL, -1, began + REPL_COMMAND_MS * NS_PER_MS, &id, err);
+	if (r < 0)
+		return r;
+	runs_clear(&a->pause);
+	e = track_collect(a->track, &a->pause, err);
+	now = clock_ns();
+	t->scan = now - began;
+	began = now;
+	if (e == 0)
+		*ret_data = staging_copy(s, a->track->image, &a->pause);
+	now = clock_ns();
+	t->copy = now - began;
+	began = now;
+	r = rpc_wait(&a->repl.c, "cut", id, began + REPL_COMMAND_MS * NS_PER_MS, &answer,
+		e < 0 ? NULL : err);
+	t->cut = clock_ns() - began;
+	if (r < 0)
+		return e < 0 ? e : r;
+	*ret_epoch = repl_u64(answer, "epoch", NULL);
+	json_decref(answer);
+	return e;
+}
+
+/* The guest runs again: what was copied goes to the replicator. */
+static int checkpoint_send(struct agent *a, struct staging *s, uint64_t ahead_data,
+	uint64_t pause_data, uint64_t epoch, struct error *err)
+{
+	struct repl_submit u = {.epoch = epoch, .fds = {s->fd}, .nfds = 1};
+	int r;
+
+	u.runs = staging_table(s, &a->ahead, ahead_data, &a->pause, pause_data, &u.table);
+	u.state_data = s->used;
+	if (a->head_due)
+		(void)staging_bytes(s, a->ds.head.p, a->ds.head.len);
+	else
+		u.state_offset = a->ds.head.len;
+	(void)staging_bytes(s, a->ds.dev.p, a->ds.dev.len);
+	u.state_bytes = s->used - u.state_data;
+	s->busy = true;
+	s->epoch = epoch;
+	r = repl_submit(&a->repl, &u, &s->submit, err);
+	if (r == 0)
+		r = rpc_send(&a->repl.c, "seal", json_pack("{s:I}", "epoch", (json_int_t)epoch), -1,
+			clock_ns() + REPL_COMMAND_MS * NS_PER_MS, &s->seal, err);
+	return r;
+}
+
+/* Between checkpoint-begin and cut nothing of the guest's flushes may wait for us any longer. */
+static void checkpoint_abandon(struct agent *a, uint64_t epoch)
+{
+	json_t *arguments = epoch ? json_pack("{s:I}", "epoch", (json_int_t)epoch) : NULL;
+	struct error err = {0};
+
+	if (repl_run(&a->repl, "abandon", arguments, NULL, &err) < 0)
+		log_warning("%s, ignoring", err.text);
+}
+
+static void checkpoint_note(struct agent *a, const struct checkpoint_times *t)
+{
+	a->samples[a->checkpoints++ % AGENT_SAMPLES] = *t;
+	a->last_pages = t->pages + t->ahead;
+}
+
+int checkpoint(struct agent *a, struct staging *s, struct error *err)
+{
+	uint64_t ahead_data = 0, pause_data = 0, epoch = 0, began, mark;
+	struct checkpoint_times t = {0};
+	int r, e;
+
+	staging_reset(s);
+	r = repl_run(&a->repl, "checkpoint-begin", NULL, NULL, err);
+	if (r < 0)
+		return r;
+	r = checkpoint_ahead(a, s, &ahead_data, err);
+	began = clock_ns();
+	if (r == 0)
+		r = devstate_begin(&a->ds, err);
+	if (r < 0) {
+		checkpoint_abandon(a, 0);
+		return r;
+	}
+	mark = clock_ns();
+	t.stop = mark - began;
+	r = checkpoint_stopped(a, s, &t, &pause_data, &epoch, err);
+	mark = clock_ns();
+	e = devstate_finish(&a->ds, r < 0 ? NULL : err);
+	t.state = clock_ns() - mark;
+	t.pause = clock_ns() - began;
+	if (r == 0)
+		r = e;
+	t.pages = a->pause.bytes / KERNEL_PAGE;
+	t.ahead = a->ahead.bytes / KERNEL_PAGE;
+	if (r == 0)
+		r = checkpoint_send(a, s, ahead_data, pause_data, epoch, err);
+	if (r < 0) {
+		checkpoint_owe(a, &a->pause);
+		if (epoch && r != -EPIPE)
+			checkpoint_abandon(a, epoch);
+		return r;
+	}
+	runs_clear(&a->carry);
+	a->head_due = false;
+	a->sealed = epoch;
+	checkpoint_note(a, &t);
+	return 0;
+}
