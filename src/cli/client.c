@@ -160,6 +160,12 @@ static void client_find_process(struct client *c)
 
 int client_connect(const struct cli *cli, struct client **ret_client, struct error *err)
 {
+	return client_connect_socket(cli, CLIENT_NODE, ret_client, err);
+}
+
+int client_connect_socket(
+	const struct cli *cli, const char *socket, struct client **ret_client, struct error *err)
+{
 	uint64_t deadline = client_deadline(CLIENT_GREETING_MS);
 	struct client *c = calloc(1, sizeof(*c));
 	json_t *greeting;
@@ -169,7 +175,7 @@ int client_connect(const struct cli *cli, struct client **ret_client, struct err
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	*c = (struct client){.cli = cli, .lines = {.fd = -1}, .process = -1};
 	r = -ENAMETOOLONG;
-	if (!client_socket(cli->node, "control.sock", c->path, err))
+	if (!client_socket(cli->node, socket, c->path, err))
 		goto fail;
 	r = lines_connect(&c->lines, c->path, deadline);
 	if (r < 0) {

@@ -23,8 +23,13 @@ struct client;
 const char *client_socket(
 	const struct conf_node *node, const char *name, char *buf, struct error *err);
 
-/* Connects and checks the greeting: that it is the node of this command. */
+#define CLIENT_NODE "control.sock" /* of the replicator */
+#define CLIENT_AGENT "agent.sock"  /* of the agent, where the node runs a guest */
+
+/* Connects to the node and checks the greeting: that it is the node of this command. */
 int client_connect(const struct cli *cli, struct client **ret_client, struct error *err);
+int client_connect_socket(
+	const struct cli *cli, const char *socket, struct client **ret_client, struct error *err);
 struct client *client_free(struct client *client);
 
 /* One request and its answer; arguments may be NULL, and is consumed.  Events that come in between

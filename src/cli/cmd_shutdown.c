@@ -12,8 +12,13 @@ int cmd_shutdown(struct cli *cli, struct error *err)
 {
 	struct client *client;
 	json_t *reply;
-	int r = client_connect(cli, &client, err);
+	int r;
 
+	/* Where an agent runs the node, it is what ends; with it go the guest and the replicator.
+	 */
+	r = client_connect_socket(cli, CLIENT_AGENT, &client, NULL);
+	if (r < 0)
+		r = client_connect(cli, &client, err);
 	if (r < 0)
 		return r;
 	r = client_execute(client, "shutdown", NULL, CLIENT_ANSWER_MS, &reply, err);

@@ -13,47 +13,9 @@
 
 #include "cli/cli.h"
 #include "cli/client.h"
+#include "cli/locate.h"
 #include "replicator/init.h"
 #include "util/file.h"
-
-#define START_PLUGIN "nbdkit-tandem-plugin.so"
-#define START_UNINSTALLED "src/replicator/" START_PLUGIN /* from the program's own directory */
-
-/* The plugin: TANDEM_PLUGIN, or the one of the build that this program stands in, or the one that
- * was installed with it, also below another root than "/" (DESTDIR).  An absolute path: nbdkit
- * takes a bare name for a plugin of its own directory. */
-static int start_find_plugin(char ret_path[PATH_MAX], struct error *err)
-{
-	static const char bindir[] = TANDEM_BINDIR "/";
-	const char *env = getenv("TANDEM_PLUGIN");
-	char self[PATH_MAX], path[PATH_MAX + sizeof(START_UNINSTALLED) + sizeof(TANDEM_PLUGIN_DIR)];
-	size_t len;
-	ssize_t n;
-
-	if (env && *env) {
-		if (realpath(env, ret_path))
-			return 0;
-		return error_errno(err, "plugin %.300s (from TANDEM_PLUGIN)", env);
-	}
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	if (n < 0)
-		return error_errno(err, "cannot read /proc/self/exe");
-	self[n] = '\0';
-	strrchr(self, '/')[1] = '\0';
-	snprintf(path, sizeof(path), "%s%s", self, START_UNINSTALLED);
-	if (realpath(path, ret_path))
-		return 0;
-	len = strlen(self);
-	if (len >= strlen(bindir) && !strcmp(self + len - strlen(bindir), bindir)) {
-		snprintf(path, sizeof(path), "%.*s%s", (int)(len - strlen(bindir)), self,
-			TANDEM_PLUGIN_DIR "/" START_PLUGIN);
-		if (realpath(path, ret_path))
-			return 0;
-	}
-	if (realpath(TANDEM_PLUGIN_DIR "/" START_PLUGIN, ret_path))
-		return 0;
-	return error_errno(err, "plugin %s", TANDEM_PLUGIN_DIR "/" START_PLUGIN);
-}
 
 /* Fills path, and removes what a node that was killed left there. */
 static int start_clear_socket(struct cli *cli, const char *name, char *path, struct error *err)
@@ -92,7 +54,7 @@ static int start_node(struct cli *cli, const char *role, struct error *err)
 	char plugin[PATH_MAX], control[CLIENT_PATH_SIZE], nbd[CLIENT_PATH_SIZE];
 	int lock, r;
 
-	r = start_find_plugin(plugin, err);
+	r = locate(LOCATE_PLUGIN, plugin, err);
 	if (r < 0)
 		return r;
 	r = init_lock(cli->conf, cli->node_index, &lock, err);

@@ -103,6 +103,22 @@ const struct command commands[] = {
 		"or\n"
 		"`tandem shutdown`. Its exports are read-only until it is promoted.",
 		options_start, cmd_secondary},
+	{"run", "run the guest, protected by the other node",
+		"Runs replicator and guest in the foreground: QEMU from [guest] in the "
+		"configuration.\n"
+		"While `tandem standby` runs on the other node, the guest is checkpointed there.\n"
+		"SIGTERM, or `tandem shutdown`, stops the guest at a last checkpoint.",
+		options_none, cmd_run},
+	{"standby", "hold the guest's last checkpoint, and go on from it",
+		"Runs the other node in the foreground. When it is promoted, the guest goes on "
+		"here\n"
+		"from its last committed checkpoint.",
+		options_none, cmd_standby},
+	{"switchover", "move the running guest to the other node",
+		"On the node where the guest runs, while it is protected: it stops, its last\n"
+		"checkpoint is committed, it goes on at the other node, and this one becomes the "
+		"standby.",
+		options_none, cmd_switchover},
 	{"status", "show what a node does",
 		"Shows role, state and its reason, epochs, lag, synchronisation, disks and link.",
 		options_status, cmd_status},

@@ -238,33 +238,41 @@ static struct timespec agent_left(uint64_t deadline)
 		.tv_sec = (time_t)(left / NS_PER_S), .tv_nsec = (long)(left % NS_PER_S)};
 }
 
+/* What has arrived, also behind an answer that was waited for: poll would not tell of that. */
+static int agent_pump(struct agent *a, struct error *err)
+{
+	int r = 0;
+
+	if (a->vm.q.lines.fd >= 0)
+		r = agent_vm_events(a, err);
+	if ((r == 0 || r == -EPIPE) && a->repl.c.lines.fd >= 0)
+		r = agent_repl_events(a, err);
+	return r == -EPIPE ? 0 : r; /* an end is told by the process */
+}
+
 int agent_wait(struct agent *a, uint64_t deadline, struct error *err)
 {
 	struct pollfd p[6 + AGENT_CLIENTS];
 	struct timespec left = agent_left(deadline);
 	char how[64];
-	int n, r = 0;
+	int n, r;
 
+	a->heard = false;
+	r = agent_pump(a, err);
+	if (r < 0 || a->heard || (a->repl.c.answers && json_array_size(a->repl.c.answers) > 0))
+		return r;
 	agent_poll_set(a, p, &n);
 	if (ppoll(p, (nfds_t)n, &left, NULL) <= 0)
 		return 0;
 	if (p[0].revents)
 		agent_signals(a);
-	if (p[4].revents) {
-		r = agent_vm_events(a, err);
-		if (r == -EPIPE || a->ended) /* its end is told by the process */
-			r = 0;
-	}
+	if (p[2].revents || p[4].revents)
+		r = agent_pump(a, err);
 	if (r == 0 && p[5].revents && vm_ended(&a->vm, how, sizeof(how))) {
 		(void)agent_vm_events(a, NULL);
 		if (!a->ended)
 			return error_set(err, ERROR_GENERAL, -ECHILD, "QEMU has ended: %s", how);
 		vm_end(&a->vm);
-	}
-	if (r == 0 && p[2].revents) {
-		r = agent_repl_events(a, err);
-		if (r == -EPIPE)
-			r = 0;
 	}
 	if (r == 0 && p[3].revents && repl_ended(&a->repl, how, sizeof(how)))
 		r = agent_replicator_again(a, how, err);

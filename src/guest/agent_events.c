@@ -37,7 +37,9 @@ static void repl_event(struct agent *a, const json_t *event)
 	if (!name)
 		return;
 	if (!strcmp(name, "SESSION")) {
-		repl_session(a, json_is_true(json_object_get(data, "connected")));
+		if (!json_is_true(json_object_get(data, "connected")))
+			repl_session(a, false);
+		a->look = true; /* its number tells whether it is a new one */
 	} else if (!strcmp(name, "DISKS_IN_SYNC")) {
 		a->disks_in_sync = true;
 	} else if (!strcmp(name, "CHECKPOINT_DUE")) {
@@ -58,6 +60,7 @@ int agent_repl_events(struct agent *a, struct error *err)
 
 	while ((e = rpc_event(&a->repl.c))) {
 		repl_event(a, e);
+		a->heard = true;
 		json_decref(e);
 	}
 	return r;
@@ -73,7 +76,7 @@ int agent_repl_catch_up(struct agent *a, struct error *err)
 
 	if (r < 0)
 		return r;
-	a->doubt = false;
+	a->doubt = a->look = false;
 	c = json_object_get(s, "checkpoint");
 	role = json_string_value(json_object_get(s, "role"));
 	if (role && !strcmp(role, "primary") && !strcmp(a->role, "secondary"))
@@ -135,6 +138,7 @@ int agent_vm_events(struct agent *a, struct error *err)
 
 	while ((e = rpc_event(&a->vm.q))) {
 		vm_event(a, e);
+		a->heard = true;
 		json_decref(e);
 	}
 	return r;

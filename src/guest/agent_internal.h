@@ -61,6 +61,8 @@ struct agent {
 
 	enum agent_phase phase;
 	bool session, disks_in_sync; /* as the replicator says */
+	bool look;                   /* it spoke of another session: ask it */
+	bool heard;                  /* an event came since agent_wait began */
 	bool doubt; /* it refused what should be right: ask it, and begin anew if the link is the
 		       same */
 	uint64_t session_number;

@@ -240,7 +240,7 @@ int agent_session_step(struct agent *a, uint64_t *ret_until, struct error *err)
 
 	*ret_until = UINT64_MAX;
 	session_answers(a);
-	if (a->doubt)
+	if (a->doubt || a->look)
 		r = agent_repl_catch_up(a, err);
 	if (r < 0 || !a->session)
 		return r;

@@ -107,7 +107,7 @@ int agent_standby_resume(struct agent *a, struct error *err)
 	struct state_head h;
 	unsigned char *blob;
 	json_t *answer;
-	uint64_t epoch;
+	uint64_t epoch = 0;
 	size_t len;
 	int fd, r;
 
