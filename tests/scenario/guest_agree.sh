@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# A guest keeps one sequence in memory, on two disks, and in a second process behind a pipe; the whole side where it runs
+# (agent, replicator, QEMU) is killed at a random moment, the other one is promoted, and the guest goes on there: all
+# places agree as at one instant (agree.c looks before each of its steps). The killed side comes back as the standby,
+# and so on. Under disk load, memory load, both and none; with 1 and 2 vCPUs; ext4 and raw; each way of capture.
+# usage: tests/scenario/guest_agree.sh BUILD_DIR [FAILOVERS] [SEED]    (default 32; output in the manner of TAP)
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+[ $# -ge 1 ] && [ $# -le 3 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
+build=$(cd "$1" && pwd) failovers=${2:-32} seed=${3:-$((RANDOM % 32768))}
+# shellcheck source=../guest/lib.sh
+. "$here/../guest/lib.sh"
+# shellcheck source=../guest/vm.sh
+. "$here/../guest/vm.sh"
+trap rig_cleanup EXIT
+trap 'exit 130' INT TERM
+
+# vCPUs, mode, load, QEMU's arguments, keys of [guest]
+cases=(
+  '1|agree-raw|both|-M pc|'
+  '2|agree|disk|-M q35|'
+  '1|agree-raw|mem|-M q35 -vga std -usb -device usb-tablet|'
+  '2|agree|both|-M q35|capture = migrate'
+)
+[ "$failovers" -ge "${#cases[@]}" ] || cases=("${cases[@]:0:$failovers}")
+each=$(((failovers + ${#cases[@]} - 1) / ${#cases[@]}))
+count=0
+
+bad() {
+  echo "not ok $((count + 1)) - $1"
+  echo "# $why"
+  echo "# seed $seed"
+  rig_logs | sed 's/^/# /'
+  for node in alpha beta; do tail -n 4 "$rig_dir/$node/console" 2>/dev/null | tr -d '\r' | sed "s/^/# $node: /"; done
+  exit 1
+}
+
+one_failover() { # from $1 to $2
+  local ms
+  rig_wait_state "$1" protected 60 && vm_note "$1" || return 1
+  rig_random 0 1500
+  ms=$random
+  sleep "$((ms / 1000)).$(printf %03d $((ms % 1000)))"
+  [ -z "$(vm_error "$1")" ] || { rig_fail "on $1 the guest says: $(vm_error "$1")"; return 1; }
+  vm_kill "$1" && vm_promote "$2" && vm_same_guest "$2" && vm_goes_on "$2" 8 60 || return 1
+  vm_start "$1" standby
+}
+
+echo "1..$((each * ${#cases[@]}))"
+echo "# seed $seed"
+"$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
+for c in "${cases[@]}"; do
+  IFS='|' read -r vm_smp vm_mode vm_load vm_args vm_keys <<<"$c"
+  name="$vm_smp vCPUs, $vm_mode, load $vm_load, $vm_args $vm_keys"
+  vm_new "$build/tandem" "$seed" && rig_init || bad "$name: a group"
+  vm_start beta standby
+  vm_start alpha run
+  vm_goes_on alpha 3 120 || bad "$name: the guest boots"
+  from=alpha to=beta
+  for _ in $(seq "$each"); do
+    one_failover "$from" "$to" || bad "$name: failover from $from to $to"
+    count=$((count + 1))
+    echo "ok $count - $name: $from to $to; it had said $last_seq (up $last_up), $noted was committed, and went on with $seq (up $up)"
+    node=$from from=$to to=$node
+  done
+  rig_cleanup
+  trap 'exit 130' INT TERM
+  node_pid=()
+  seed=$(((seed + 1) % 32768))
+done
