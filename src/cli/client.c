@@ -243,6 +243,9 @@ static int client_refused(
 
 	if (!kind || !desc)
 		return client_garbage(c, command, "an error without kind or desc", err);
+	/* many begin with the command's name, for those who read them without this line */
+	if (!strncmp(desc, command, strlen(command)) && !strncmp(desc + strlen(command), ": ", 2))
+		desc += strlen(command) + 2;
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		if (!strcmp(kinds[i].name, kind))
 			found = kinds[i].kind;

@@ -97,6 +97,9 @@ static void status_epochs(FILE *out, const json_t *status)
 		status_row(out, "epoch",
 			"committed %" PRIu64 ", received %" PRIu64 ", open %" PRIu64, committed,
 			received, open);
+	/* Without replication there is none: the difference is in the disks' dirty blocks. */
+	if (json_is_false(reply_get(status, "pending.replicating")))
+		return;
 	if (reply_u64(status, "lag.epochs", &epochs) && reply_u64(status, "lag.ms", &ms))
 		status_row(out, "lag", "%s, %s, %s", status_size(status, "lag.bytes", size),
 			text_count(epochs, "epoch", count, sizeof(count)),
@@ -199,7 +202,7 @@ static void status_link(FILE *out, const json_t *status)
 			reply_true(status, "link.tls") ? "TLS" : "clear text", heard);
 	else
 		status_row(out, "link", "not connected%s%s, peer heard %s",
-			peer && *peer ? " to " : "", peer ? peer : "", heard);
+			peer && *peer ? ", last to " : "", peer ? peer : "", heard);
 }
 
 static void status_unsafe(FILE *out, const json_t *status)

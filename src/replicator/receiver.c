@@ -239,7 +239,8 @@ int receiver_start(struct receiver *r, bool listen, struct error *err)
 	int e = 0;
 
 	if (listen)
-		e = listener_new(own->link_host, own->link_port, &r->listener, err);
+		e = listener_new(own->link_host, own->link_port,
+			!r->n->security && !r->n->conf->unsafe_plaintext, &r->listener, err);
 	if (e < 0)
 		return e;
 	e = pthread_create(&r->applier, NULL, applier_main, r);

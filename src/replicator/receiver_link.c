@@ -279,6 +279,7 @@ static void receiver_try_accept(struct receiver *r, struct candidate *c)
 static void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t now)
 {
 	struct error err = {0};
+	const char *why;
 	int e;
 
 	if (!c->established) {
@@ -287,7 +288,9 @@ static void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t
 			c->established = true;
 			link_trace_start(&c->link, r->n->own->name);
 		} else if (e != -EAGAIN) {
-			receiver_reject(r, c, err.text, false);
+			/* without the peer's name, which the line begins with */
+			why = transport_reason(c->link.transport);
+			receiver_reject(r, c, why[0] ? why : err.text, false);
 			return;
 		}
 	}

@@ -445,8 +445,8 @@ static void sender_try(struct sender *s)
 		r = sender_hello(s, &peer, &how, &err);
 	if (r < 0) {
 		link_close(&s->link);
-		snprintf(what, sizeof(what), "no link to %s (%s:%s)", s->n->peer->name,
-			s->n->peer->link_host, s->n->peer->link_port);
+		/* The error begins with the address where that is news. */
+		snprintf(what, sizeof(what), "no link to %s", s->n->peer->name);
 		sender_report(s, what, err.text);
 		return;
 	}

@@ -28,9 +28,11 @@ int transport_security_load(const char *psk_file, const char *psk_user, const ch
 	struct transport_security **ret_sec, struct error *err);
 struct transport_security *transport_security_free(struct transport_security *sec);
 
-/* Binds and listens (SO_REUSEADDR); every address that host resolves to. */
-int listener_new(
-	const char *host, const char *port, struct listener **ret_listener, struct error *err);
+/* Binds and listens (SO_REUSEADDR); every address that host resolves to.  loopback_only: what will
+ * be spoken is clear text that must not leave this host; any other address is refused
+ * (ERROR_CONFIG, -EPERM), whatever its name promised. */
+int listener_new(const char *host, const char *port, bool loopback_only,
+	struct listener **ret_listener, struct error *err);
 struct listener *listener_free(struct listener *l);
 /* File descriptors to poll for POLLIN (at most 8); returns the count. */
 int listener_fds(const struct listener *l, int *fds, int max);

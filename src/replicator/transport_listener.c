@@ -37,8 +37,35 @@ static int listener_open(const struct addrinfo *a)
 	return fd;
 }
 
-int listener_new(
-	const char *host, const char *port, struct listener **ret_listener, struct error *err)
+static bool listener_is_loopback(const struct addrinfo *a)
+{
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)a->ai_addr;
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)a->ai_addr;
+
+	if (a->ai_family == AF_INET)
+		return ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+	if (a->ai_family != AF_INET6)
+		return false;
+	return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) ||
+	       (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr) && v6->sin6_addr.s6_addr[12] == 127);
+}
+
+/* Before anything is bound. */
+static int listener_check_loopback(
+	const char *host, const char *port, const struct addrinfo *list, struct error *err)
+{
+	for (const struct addrinfo *a = list; a; a = a->ai_next)
+		if (!listener_is_loopback(a))
+			return error_set(err, ERROR_CONFIG, -EPERM,
+				"cannot listen on %s port %s: it is not a loopback address and "
+				"nothing encrypts the link; expected tls-psk or tls-x509 in "
+				"[security], or plaintext-link = yes in [unsafe]",
+				host, port);
+	return 0;
+}
+
+int listener_new(const char *host, const char *port, bool loopback_only,
+	struct listener **ret_listener, struct error *err)
 {
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
 	struct addrinfo *list;
@@ -50,6 +77,11 @@ int listener_new(
 		return error_set(err, ERROR_PEER, -EADDRNOTAVAIL,
 			"cannot listen on %s port %s: cannot resolve the address: %s", host, port,
 			gai_strerror(r));
+	r = loopback_only ? listener_check_loopback(host, port, list, err) : 0;
+	if (r < 0) {
+		freeaddrinfo(list);
+		return r;
+	}
 	l = calloc(1, sizeof(*l));
 	if (!l) {
 		freeaddrinfo(list);

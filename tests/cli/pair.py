@@ -25,7 +25,8 @@ class Pair:
         self.tmp = tempfile.TemporaryDirectory(prefix='tandem.')
         self.dir = pathlib.Path(self.tmp.name)
         self.conf = self.dir / 'vm1.conf'
-        text = f'[group]\nname = vm1\njournal-size = 64M\n{group}'
+        # a busy machine is no lost link
+        text = f'[group]\nname = vm1\njournal-size = 64M\npeer-timeout-ms = 60000\n{group}'
         for name in ('alpha', 'beta'):
             (self.dir / name).mkdir()
             text += f'[node {name}]\nlink = 127.0.0.1:{free_port()}\nstate-dir = {self.dir}/{name}/state\n'
@@ -51,10 +52,10 @@ class Pair:
         for node in ('alpha', 'beta'):
             self.done('init', node)
 
-    def start(self, role, node, env=None):
+    def start(self, role, node, *options, env=None):
         self.logs[node] = self.dir / f'{node}.log'
         with open(self.logs[node], 'ab') as log:
-            self.processes[node] = subprocess.Popen([self.tandem, role, self.conf, '--node', node], stdout=log,
+            self.processes[node] = subprocess.Popen([self.tandem, role, self.conf, '--node', node, *options], stdout=log,
                                                     stderr=log, stdin=subprocess.DEVNULL, env=env)
 
     def log(self, node):
@@ -129,9 +130,12 @@ class Control:
     def send(self, message):
         self.socket.sendall((message if isinstance(message, str) else json.dumps(message)).encode() + b'\n')
 
-    def ask(self, message):
-        """The answer, without the events before it."""
-        self.send(message)
+    def ask(self, message, descriptors=()):
+        """The answer, without the events before it.  descriptors go along."""
+        if descriptors:
+            socket.send_fds(self.socket, [json.dumps(message).encode() + b'\n'], descriptors)
+        else:
+            self.send(message)
         while True:
             answer = self.read()
             if answer is None or 'event' not in answer:

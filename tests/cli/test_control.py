@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 import re
+import struct
+import subprocess
 import unittest
 
 import pair
@@ -18,13 +20,14 @@ TEXT = (pathlib.Path(__file__).resolve().parents[2] / 'docs/control.md').read_te
 ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'disconnect', 'connect', 'shutdown']
 ON_MANUAL_SECONDARY = ['commit', 'discard']
 ON_LONELY_SECONDARY = ['promote']
+CHECKPOINTS = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state', 'release-memory']
 # Documented ahead of the code.
-NOT_YET = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state']
+NOT_YET = []
 
 
 class Example:
-    def __init__(self, request, answer):
-        self.text, self.request = answer, json.loads(request)
+    def __init__(self, request, answer, guest):
+        self.text, self.request, self.guest = answer, json.loads(request), guest
         self.command = self.request['execute']
         self.answer = json.loads(answer.replace(', ...}', ', "...": null}'))
 
@@ -39,7 +42,7 @@ class Section:
                 line = re.sub(r'\s+\+ fd$', '', line)
                 if line.startswith('-> '):
                     if answer:
-                        self.examples.append(Example(request, answer))
+                        self.examples.append(Example(request, answer, title.endswith('(VM group)')))
                     request, answer = line[3:], None
                 elif line.startswith('<- '):
                     answer = line[3:]
@@ -85,7 +88,7 @@ class Document(unittest.TestCase):
         self.assertEqual(set(EXAMPLES) - DOCUMENTED, set(), 'examples of commands that have no section')
 
     def test_each_example_is_run(self):
-        places = ON_PRIMARY + ON_MANUAL_SECONDARY + ON_LONELY_SECONDARY + NOT_YET
+        places = ON_PRIMARY + ON_MANUAL_SECONDARY + ON_LONELY_SECONDARY + CHECKPOINTS + NOT_YET
         self.assertEqual(sorted(EXAMPLES), sorted(places),
                          'say at the top of tests/cli/test_control.py where the examples of a new command run')
 
@@ -97,10 +100,11 @@ class Document(unittest.TestCase):
 class Nodes(unittest.TestCase):
     maxDiff = None
 
-    def pair(self, **more):
+    def pair(self, start=True, **more):
         p = pair.Pair(os.environ['TANDEM'], **more)
         self.addCleanup(p.close)
-        p.protected()
+        if start:
+            p.protected()
         return p
 
     def connect(self, p, node):
@@ -108,12 +112,12 @@ class Nodes(unittest.TestCase):
         self.addCleanup(control.close)
         return control
 
-    def run_example(self, control, example, **arguments):
+    def run_example(self, control, example, descriptors=(), **arguments):
         """arguments: what must differ from the document, such as the number of an epoch."""
         request = json.loads(json.dumps(example.request))
         if arguments:
             request.setdefault('arguments', {}).update(arguments)
-        got = control.ask(request)
+        got = control.ask(request, descriptors)
         shown, seen = with_more(shape(example.answer), shape(got))
         self.assertEqual(shown, seen, f'docs/control.md says\n{example.text}\nthe node said\n{json.dumps(got)}\nto '
                          f'{json.dumps(request)}')
@@ -126,8 +130,7 @@ class Primary(Nodes):
         control = self.connect(p, 'alpha')
         for command in ON_PRIMARY:
             for example in EXAMPLES[command]:
-                if 'VM group' not in example.text:
-                    self.run_example(control, example)
+                self.run_example(control, example)
         self.assertEqual(p.processes['alpha'].wait(pair.SECONDS), 0)
 
     def test_greeting(self):
@@ -217,6 +220,51 @@ class Events(Nodes):
                 self.assertEqual(shape(message), shape(self.SHOWN[name]), name)
                 return message['data']
 
+    def test_of_a_guest(self):
+        """A whole checkpoint, one that fails, and what the secondary then has."""
+        p = self.pair(disks=('vda',), size=32 << 20, tail='[guest]\nmemory = 1M\n', start=False)
+        p.init()
+        p.start('primary', 'alpha', '--guest')
+        p.wait_state('alpha', 'solo')
+        primary = self.subscribe(p, 'alpha')
+        p.start('secondary', 'beta', '--guest')
+        self.until(primary, 'SESSION', connected=True)
+        self.until(primary, 'DISKS_IN_SYNC')
+        memory = os.memfd_create('checkpoint')
+        self.addCleanup(os.close, memory)
+        os.pwrite(memory, struct.pack('<3Q', 8192, 4096, 4096), 0)  # one run, whose bytes begin at 4096
+        os.pwrite(memory, b'page'.ljust(4096, b'.') + b'state', 4096)
+
+        def one(command, **more):
+            example = [e for e in EXAMPLES[command] if e.guest or command not in ON_LONELY_SECONDARY][0]
+            return self.run_example(more.pop('control', primary), example, **more)['return']
+        epoch = one('checkpoint-begin')['epoch']
+        self.assertEqual(primary.ask({'execute': 'cut'})['return'], {'epoch': epoch})
+        sizes = {'runs': 1, 'state-bytes': 5, 'state-data': 8192}
+        self.assertEqual(one('submit', descriptors=[memory], epoch=epoch, **sizes)['bytes'], 4096 + 5)
+        one('seal', epoch=epoch)
+        secondary = self.connect(p, 'beta')
+        self.assertEqual(one('query-memory', control=secondary), {'size': 1 << 20, 'epoch': epoch})
+        self.assertEqual(one('query-state', control=secondary), {'bytes': 5, 'epoch': epoch})
+        one('checkpoint-begin')
+        epoch = primary.ask({'execute': 'cut'})['return']['epoch']
+        self.assertEqual(one('abandon', epoch=epoch), {'epoch': epoch, 'into': epoch + 1})
+        subprocess.run(['qemu-io', '-f', 'raw', '-c', 'write 0 20M',
+                        f'nbd+unix:///vda?socket={p.dir}/alpha/run/nbd.sock'], check=True, capture_output=True)
+        self.until(primary, 'CHECKPOINT_DUE')
+        self.members_of_checkpoint(primary, secondary)
+        p.stop_hard('alpha')
+        p.wait('beta has noticed', lambda: not json.loads(p.done('status', 'beta', '--json'))['link']['connected'])
+        self.assertEqual(one('promote', control=secondary)['memory']['state-bytes'], 5)
+        one('release-memory', control=secondary)
+        self.assertEqual(secondary.ask({'execute': 'query-memory'})['error']['kind'], 'state')
+
+    def members_of_checkpoint(self, *nodes):
+        table = re.search(r'\n\| member of `checkpoint`.*?\n\n', TEXT, re.S)[0]
+        rows = re.findall(r'^\| `([\w-]+)` \|', table, re.M)
+        got = {name for node in nodes for name in node.ask({'execute': 'query-status'})['return']['checkpoint']}
+        self.assertEqual(got, set(rows), 'docs/control.md, the table of `checkpoint`, and the answers of both nodes')
+
     def test_all_are_tested(self):
         self.assertEqual(set(self.SHOWN), {'STATE', 'EPOCH_COMMITTED', 'EPOCH_DISCARDED', 'SYNC_COMPLETED'} | self.OF_VM_GROUPS | self.OF_INGEST)
 
@@ -267,7 +315,8 @@ class Secondary(Nodes):
         p.wait('beta has noticed', lambda: not json.loads(p.done('status', 'beta', '--json'))['link']['connected'])
         for command in ON_LONELY_SECONDARY:
             for example in EXAMPLES[command]:
-                self.run_example(self.connect(p, 'beta'), example)
+                if not example.guest:
+                    self.run_example(self.connect(p, 'beta'), example)
 
 
 if __name__ == '__main__':

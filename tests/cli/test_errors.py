@@ -14,6 +14,12 @@ class Kinds(Case):
             self.bad(code, f'node alpha: promote: some {kind}', 'promote')
             node.close()
 
+    def test_the_command_is_named_once(self):
+        for desc in ('cut: the queue is full', 'the queue is full'):
+            node = self.node({'cut': error('state', desc)})
+            self.bad(4, 'node alpha: cut: the queue is full', 'cut')
+            node.close()
+
     def test_a_kind_of_a_later_version(self):
         self.node({'cut': error('moon', 'full')})
         self.bad(1, 'node alpha: cut: full', 'cut')

@@ -29,14 +29,14 @@ class Text(Case):
 
     def test_solo_primary(self):
         self.show({'group': 'vm1', 'node': 'alpha', 'role': 'primary', 'state': 'solo', 'reason': 'link lost: reset',
-                   'generation': 0, 'pending': {'replicating': False},
+                   'generation': 0, 'pending': {'replicating': False}, 'lag': {'bytes': 0, 'epochs': 0, 'ms': 0},
                    'disks': {'vda': {'size': 4096, 'dirty': 65536}, 'b': {'size': 1 << 40, 'dirty': 0}},
-                   'link': {'connected': False, 'peer': '', 'tls': False, 'heard-ms': -1},
+                   'link': {'connected': False, 'peer': '10.0.0.2:7800', 'tls': False, 'heard-ms': -1},
                    'unsafe': ['plaintext-link', 'commit']},
                   ('reason', 'link lost: reset'), ('generation', '0 (none yet)'),
                   ('disk vda', '4.0 KiB, 64.0 KiB not known to be equal on the peer'),
                   ('disk b', '1.0 TiB, 0 B not known to be equal on the peer'),
-                  ('link', 'not connected, peer heard never'), ('UNSAFE', 'PLAINTEXT-LINK, COMMIT'),
+                  ('link', 'not connected, last to 10.0.0.2:7800, peer heard never'), ('UNSAFE', 'PLAINTEXT-LINK, COMMIT'),
                   head='vm1 on node alpha: primary, solo (runs alone, nothing is replicated)')
 
     def test_syncing_primary(self):

@@ -23,7 +23,7 @@ void pair_listen(struct pair *l)
 	int fd;
 
 	memset(l, 0, sizeof(*l));
-	if (listener_new("127.0.0.1", "0", &l->listener, &err) < 0)
+	if (listener_new("127.0.0.1", "0", true, &l->listener, &err) < 0)
 		fail_msg("%s", err.text);
 	assert_int_equal(listener_fds(l->listener, &fd, 1), 1);
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&addr, &len), 0);

@@ -178,22 +178,48 @@ static void test_names(void **state)
 	assert_null(t);
 	assert_int_equal(
 		transport_connect("127.0.0.1", "no-such-port", NULL, &t, &err), -EHOSTUNREACH);
-	assert_int_equal(listener_new("host.invalid", "0", &listener, &err), -EADDRNOTAVAIL);
+	assert_int_equal(listener_new("host.invalid", "0", false, &listener, &err), -EADDRNOTAVAIL);
 	snprintf(text, sizeof(text), "%.50s", err.text);
 	assert_string_equal(text, "cannot listen on host.invalid port 0: cannot resol");
 	/* 192.0.2.0/24 is for documentation: nobody's. */
-	assert_int_equal(listener_new("192.0.2.1", "0", &listener, &err), -EADDRNOTAVAIL);
+	assert_int_equal(listener_new("192.0.2.1", "0", false, &listener, &err), -EADDRNOTAVAIL);
 	assert_string_equal(
 		err.text, "cannot listen on 192.0.2.1 port 0: Cannot assign requested address");
 	assert_int_equal(err.kind, ERROR_PEER);
 	pair_listen(&l);
-	assert_int_equal(listener_new("127.0.0.1", l.port, &listener, &err), -EADDRINUSE);
+	assert_int_equal(listener_new("127.0.0.1", l.port, false, &listener, &err), -EADDRINUSE);
 	assert_int_equal(err.kind, ERROR_BUSY);
 	snprintf(want, sizeof(want), "cannot listen on 127.0.0.1 port %s: Address already in use",
 		l.port);
 	assert_string_equal(err.text, want);
 	assert_null(listener);
 	assert_null(listener_free(NULL));
+}
+
+/* Clear text: whatever a name resolves to, nothing is bound beyond this host. */
+static void test_loopback_only(void **state)
+{
+	static const char *const beyond[] = {"0.0.0.0", "::", "192.0.2.1", "2001:db8::1"};
+	static const char *const here[] = {"127.0.0.1", "127.3.2.1", "localhost"};
+	struct listener *listener = NULL;
+	struct error err = {0};
+	char want[256];
+
+	for (size_t i = 0; i < sizeof(beyond) / sizeof(beyond[0]); i++) {
+		assert_int_equal(listener_new(beyond[i], "0", true, &listener, &err), -EPERM);
+		assert_null(listener);
+		assert_int_equal(err.kind, ERROR_CONFIG);
+		snprintf(want, sizeof(want),
+			"cannot listen on %s port 0: it is not a loopback address and nothing "
+			"encrypts the link; expected tls-psk or tls-x509 in [security], or "
+			"plaintext-link = yes in [unsafe]",
+			beyond[i]);
+		assert_string_equal(err.text, want);
+	}
+	for (size_t i = 0; i < sizeof(here) / sizeof(here[0]); i++) {
+		assert_int_equal(listener_new(here[i], "0", true, &listener, &err), 0);
+		listener = listener_free(listener);
+	}
 }
 
 static void test_nobody_there(void **state)
@@ -209,7 +235,7 @@ static void test_nobody_there(void **state)
 	assert_null(t);
 	/* A host name with several addresses is listened for on all of them. */
 	l.listener = listener_free(l.listener);
-	assert_int_equal(listener_new("localhost", "0", &l.listener, &err), 0);
+	assert_int_equal(listener_new("localhost", "0", false, &l.listener, &err), 0);
 	assert_in_range(listener_fds(l.listener, fds, 8), 1, 8);
 }
 
@@ -312,6 +338,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_send_to_nobody, close_pair),
 		cmocka_unit_test_teardown(test_connection_refused, close_pair),
 		cmocka_unit_test_teardown(test_names, close_pair),
+		cmocka_unit_test_teardown(test_loopback_only, close_pair),
 		cmocka_unit_test_teardown(test_nobody_there, close_pair),
 		cmocka_unit_test_teardown(test_gone_before_accept, close_pair),
 		cmocka_unit_test(test_bad_psk_files),
