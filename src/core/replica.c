@@ -70,8 +70,7 @@ struct replica *replica_free(struct replica *r)
 	replica_chunks_free(r, r->direct_first);
 	if (r->filling)
 		replica_chunk_free(r, r->filling);
-	while (r->spares)
-		free(r->spare[--r->spares]);
+	replica_spare_trim(r, 0);
 	free(r);
 	return NULL;
 }

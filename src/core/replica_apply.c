@@ -177,6 +177,10 @@ bool replica_batch_done(
 	}
 	r->applied = max_u64(r->applied, b->epoch);
 	replica_log_trim(r);
+	/* Only a few at a time: the caller's lock is held. */
+	if (!r->done_first && r->spares > REPLICA_SPARE_MAX)
+		replica_spare_trim(
+			r, r->spares - (unsigned)min_u64(8, r->spares - REPLICA_SPARE_MAX));
 	*ret_header = r->durable;
 	ret_header->serial++;
 	ret_header->applied = r->applied;

@@ -15,9 +15,14 @@
  * COMMIT that frees the others, must always find room, each perhaps behind a skip. */
 #define REPLICA_JOURNAL_ROOM (4 * JOURNAL_CHUNK_MAX)
 
-/* Buffers that are kept for the next chunks: fresh memory costs a page fault per page, which is
- * more than the copy into it.  About one batch of the applier. */
+/* Buffers are kept for the next chunks: fresh memory costs a page fault per page, which is more
+ * than the copy into it.  So many are kept while there is nothing to do; about one batch of the
+ * applier. */
 #define REPLICA_SPARE_MAX 64u
+
+struct replica_spare { /* at the begin of a buffer that is not in use */
+	struct replica_spare *next;
+};
 
 struct replica {
 	struct replica_config cfg;
@@ -34,7 +39,7 @@ struct replica {
 	struct replica_chunk *write_first; /* first in log order that is not WRITTEN */
 	struct replica_chunk *direct_first, *direct_last; /* closed chunks of a full sync */
 	uint64_t staged;                                  /* bytes of buffers in use */
-	uint8_t *spare[REPLICA_SPARE_MAX]; /* with staged never beyond staging_limit and a chunk */
+	struct replica_spare *spare; /* with staged: at most what staged ever was */
 	unsigned spares;
 	struct journal_header durable; /* the header on disk */
 	uint64_t head, chain, incarnation;
@@ -92,6 +97,8 @@ struct replica {
 /* replica_log.c */
 struct replica_chunk *replica_chunk_new(struct replica *r);
 void replica_chunk_free(struct replica *r, struct replica_chunk *c);
+/* Gives memory back until at most that many unused buffers are left. */
+void replica_spare_trim(struct replica *r, unsigned left);
 int replica_filling_get(struct replica *r);
 /* Puts a header-only record behind the whole records of the filling chunk; 0 or -ENOMEM. */
 int replica_insert_record(struct replica *r, const struct record *rec);

@@ -8,6 +8,23 @@
 
 #include "util/bytes.h"
 
+static uint8_t *replica_spare_take(struct replica *r)
+{
+	struct replica_spare *s = r->spare;
+
+	if (s) {
+		r->spare = s->next;
+		r->spares--;
+	}
+	return (uint8_t *)s;
+}
+
+void replica_spare_trim(struct replica *r, unsigned left)
+{
+	while (r->spares > left)
+		free(replica_spare_take(r));
+}
+
 struct replica_chunk *replica_chunk_new(struct replica *r)
 {
 	struct replica_chunk *c = calloc(1, sizeof(*c));
@@ -16,8 +33,9 @@ struct replica_chunk *replica_chunk_new(struct replica *r)
 		return NULL;
 	while (r->staged + JOURNAL_CHUNK_MAX > r->cfg.staging_limit && replica_evict(r))
 		;
-	c->buf =
-		r->spares ? r->spare[--r->spares] : aligned_alloc(JOURNAL_BLOCK, JOURNAL_CHUNK_MAX);
+	c->buf = replica_spare_take(r);
+	if (!c->buf)
+		c->buf = aligned_alloc(JOURNAL_BLOCK, JOURNAL_CHUNK_MAX);
 	if (!c->buf) {
 		free(c);
 		return NULL;
@@ -31,10 +49,11 @@ static void replica_chunk_drop_buffer(struct replica *r, struct replica_chunk *c
 {
 	if (!c->buf)
 		return;
-	if (r->spares < REPLICA_SPARE_MAX)
-		r->spare[r->spares++] = c->buf;
-	else
-		free(c->buf);
+	struct replica_spare *s = (struct replica_spare *)(void *)c->buf;
+
+	s->next = r->spare;
+	r->spare = s;
+	r->spares++;
 	c->buf = NULL;
 	r->staged -= JOURNAL_CHUNK_MAX;
 }
