@@ -1,0 +1,149 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What else happens to a protected guest: planned moves, ends of each process, reset, power-off, an orderly stop; and
+# what is refused before it runs.
+# usage: tests/scenario/guest_life.sh BUILD_DIR [SEED]    (output in the manner of TAP)
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+[ $# -ge 1 ] && [ $# -le 2 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
+build=$(cd "$1" && pwd) seed=${2:-$((RANDOM % 32768))}
+# shellcheck source=../guest/lib.sh
+. "$here/../guest/lib.sh"
+# shellcheck source=../guest/vm.sh
+. "$here/../guest/vm.sh"
+trap rig_cleanup EXIT
+trap 'exit 130' INT TERM
+vm_mode=agree-raw
+vm_args='-qmp unix:qmp.sock,server=on,wait=off'
+
+count=0
+step() {
+  local name=$1
+  shift
+  count=$((count + 1))
+  if "$@"; then
+    echo "ok $count - $name"
+    return
+  fi
+  echo "not ok $count - $name"
+  echo "# $why"
+  echo "# seed $seed"
+  rig_logs | sed 's/^/# /'
+  for node in alpha beta; do tail -n 4 "$rig_dir/$node/console" 2>/dev/null | tr -d '\r' | sed "s/^/# $node: /"; done
+  exit 1
+}
+
+fresh_group() {
+  rig_cleanup
+  trap 'exit 130' INT TERM
+  node_pid=()
+  vm_new "$build/tandem" "$seed" && rig_init
+}
+protected() {
+  vm_start beta standby
+  vm_start alpha run
+  vm_goes_on alpha 3 120 && rig_wait_state alpha protected 60
+}
+log_has() { grep -q "$2" "$rig_dir/$1.log"; }
+ended() { rig_until "$2" rig_gone "${node_pid[$1]}" || { rig_fail "node $1 has not ended"; return 1; }; }
+# child_of NODE NAME: the process id
+child_of() { pgrep -P "${node_pid[$1]}" -x "$2" | head -n 1; }
+
+switch_over() { # from $1 to $2: the guest says every number once: nothing is said twice or lost but by the serial line
+  rig_wait_state "$1" protected 60 && vm_note "$1" || return 1
+  rm -f "$rig_dir/$2/console"
+  rig_run "$1" switchover >>"$rig_dir/commands.log" || { rig_fail "switchover: $(rig_reason)"; return 1; }
+  cp "$rig_dir/$1/console" "$rig_dir/last-console"
+  vm_goes_on "$2" 1 30 && vm_same_guest "$2" || return 1
+  [ "$seq" -gt "$last_seq" ] || { rig_fail "it had said $last_seq before the move, and $seq after it"; return 1; }
+  vm_goes_on "$2" 5 60
+}
+
+replicator_dies() {
+  local old
+  old=$(child_of "$1" nbdkit)
+  vm_note "$1" && kill -KILL "$old" || return 1
+  rig_until 20 log_has "$1" 'the replicator has ended (signal 9); starting it again' || { rig_fail "nobody noticed"; return 1; }
+  rig_wait_state "$1" protected 60 && vm_seq "$rig_dir/$1/console" && noted=$seq || return 1
+  vm_goes_on "$1" "$(($(vm_lines "$1") + 8))" 60
+}
+
+reset_machine() {
+  local lines
+  lines=$(vm_lines "$1")
+  printf '{"execute":"qmp_capabilities"}\n{"execute":"system_reset"}\n' |
+    timeout 5 socat -t 1 - "UNIX-CONNECT:$rig_dir/$1/qmp.sock" >>"$rig_dir/commands.log"
+  rig_until 20 log_has "$1" 'the guest was reset' || { rig_fail "the reset was not seen"; return 1; }
+  booted_twice() { [ "$(grep -c '^@@ up ' "$rig_dir/$1/console")" -ge "$2" ]; }
+  rig_until 120 booted_twice "$1" "$2" || { rig_fail "the guest did not boot again"; return 1; }
+  vm_goes_on "$1" "$((lines + 5))" 120 && rig_wait_state "$1" protected 60
+}
+fail_over() {
+  vm_note "$1" && vm_kill "$1" && vm_promote "$2" && vm_same_guest "$2" && vm_goes_on "$2" 5 60
+}
+
+qemu_dies() {
+  local qemu
+  vm_note "$1" || return 1
+  qemu=$(child_of "$1" qemu-system-x86)
+  cp "$rig_dir/$1/console" "$rig_dir/last-console"
+  kill -KILL "$qemu"
+  ended "$1" 20 && unset "node_pid[$1]" || return 1
+  log_has "$1" 'QEMU has ended: signal 9' || { rig_fail "its log does not say why"; return 1; }
+  vm_promote "$2" && vm_same_guest "$2" && vm_goes_on "$2" 5 60
+}
+
+standby_comes_back() {
+  vm_start "$1" standby
+  rig_wait_state "$2" protected 60
+}
+standby_dies() { # the guest on $2 does not care
+  vm_kill "$1"
+  rig_wait_state "$2" solo 30 && vm_goes_on "$2" "$(($(vm_lines "$2") + 5))" 60 || return 1
+  standby_comes_back "$1" "$2"
+}
+
+stop_in_order() { # all that it has said is in the last checkpoint
+  rig_wait_state "$1" protected 60 && vm_note "$1" || return 1
+  kill -TERM "${node_pid[$1]}"
+  ended "$1" 20 && unset "node_pid[$1]" || return 1
+  cp "$rig_dir/$1/console" "$rig_dir/last-console"
+  vm_seq "$rig_dir/last-console"
+  noted=$seq
+  vm_promote "$2" && vm_same_guest "$2" && vm_goes_on "$2" 5 60
+}
+
+power_off() {
+  rig_wait_state alpha protected 60
+  ended alpha 120 && log_has alpha 'the guest has ended: it powered off' || rig_fail "$(tail -n 2 "$rig_dir/alpha.log")"
+}
+
+refused() { # ARGUMENTS REASON
+  vm_args=$1
+  fresh_group && truncate -s 1M "$rig_dir/alpha/foreign.img" || return 1
+  vm_start alpha run
+  ended alpha 60 || return 1
+  log_has alpha "$2" || rig_fail "it does not say \"$2\": $(tail -n 1 "$rig_dir/alpha.log")"
+}
+
+plan=16
+echo "1..$plan"
+echo "# seed $seed"
+"$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
+step "a guest is protected" eval 'fresh_group && protected'
+step "switchover to beta" switch_over alpha beta
+step "and back" switch_over beta alpha
+step "the replicator of the primary is killed: the guest waits for the next one" replicator_dies alpha
+step "the standby is killed: the guest goes on alone, and is protected again" standby_dies beta alpha
+step "the machine is reset" reset_machine alpha 1
+step "failover after a reset" fail_over alpha beta
+step "the killed side comes back" standby_comes_back alpha beta
+step "QEMU is killed: failover" qemu_dies beta alpha
+step "that side comes back" standby_comes_back beta alpha
+step "SIGTERM: the last checkpoint is what the standby goes on from" stop_in_order alpha beta
+step "power-off ends the agent" eval 'vm_mode=off; fresh_group && { vm_start beta standby; vm_start alpha run; power_off; }'
+vm_mode=agree-raw
+step "a balloon is refused" refused '-device virtio-balloon-pci' 'device virtio-balloon-pci, id "": it drops pages\|device virtio-balloon-pci: it drops pages'
+step "a disk that is none of the group's is refused" refused '-drive if=virtio,format=raw,file=foreign.img' 'is none of the group'
+step "memory that is not replicated is refused" refused '-object memory-backend-ram,id=more,size=16M' 'backend "more" is not replicated'
+step "a kernel that lacks the asked tracking is told" eval 'vm_keys="tracking = soft-dirty"; refused "" "tracking = soft-dirty: this kernel cannot\|dirty pages by soft-dirty"'
