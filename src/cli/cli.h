@@ -17,7 +17,8 @@ enum cli_wait { CLI_WAIT_NONE, CLI_WAIT_RECEIVED, CLI_WAIT_COMMITTED };
 struct cli_args {
 	const char *conf_path;
 	const char *node; /* NULL = the one named as this host */
-	bool force;
+	const char *keep; /* NULL = not given */
+	bool force, yes;
 	bool guest, disks_only;
 	bool json;
 	bool watch;
@@ -87,6 +88,7 @@ int cmd_cut(struct cli *cli, struct error *err);
 int cmd_commit(struct cli *cli, struct error *err);
 int cmd_discard(struct cli *cli, struct error *err);
 int cmd_promote(struct cli *cli, struct error *err);
+int cmd_resolve(struct cli *cli, struct error *err);
 int cmd_connect(struct cli *cli, struct error *err);
 int cmd_disconnect(struct cli *cli, struct error *err);
 int cmd_shutdown(struct cli *cli, struct error *err);

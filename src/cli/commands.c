@@ -87,6 +87,18 @@ static const struct option_spec options_promote[] = {
 	END,
 };
 
+static const struct option_spec options_resolve[] = {
+	{
+		.name = "keep",
+		.type = OPTION_TEXT,
+		.value = "NODE",
+		.offset = offsetof(struct cli_args, keep),
+		.help = "the node whose data stays (needed)",
+	},
+	FLAG("yes", yes, "discard without a question"),
+	END,
+};
+
 const struct command commands[] = {
 	{"init", "create a node's own files",
 		"Creates the node's directories, metadata and journal, and opens each of its "
@@ -143,6 +155,14 @@ const struct command commands[] = {
 		"at\n"
 		"exactly the last committed epoch.",
 		options_promote, cmd_promote},
+	{"resolve", "say whose data stays when the nodes refuse each other",
+		"Run on the node whose data goes, after a split brain or when a stale or unrelated "
+		"node\n"
+		"was refused: says what is lost, asks, and lets the other node's data replace it. "
+		"With\n"
+		"--keep and its own name: takes that back, and lets a superseded primary start "
+		"again.",
+		options_resolve, cmd_resolve},
 	{"connect", "allow the link to the other node again",
 		"Allows the link again, after `tandem disconnect` or discard, and tries at once.",
 		options_none, cmd_connect},

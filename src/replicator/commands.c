@@ -8,6 +8,7 @@
 #include "replicator/local.h"
 #include "replicator/promote.h"
 #include "replicator/receiver.h"
+#include "replicator/resolve.h"
 #include "replicator/sender.h"
 #include "replicator/shutdown.h"
 #include "util/clock.h"
@@ -273,6 +274,20 @@ static int command_disconnect(struct command_call *c, json_t **ret, struct error
 	return 0;
 }
 
+static int command_resolve(struct command_call *c, json_t **ret, struct error *err)
+{
+	json_t *yield = json_object_get(c->arguments, "yield");
+	int r;
+
+	if (!yield)
+		return error_set(err, ERROR_USAGE, -EINVAL, "resolve: argument yield is missing");
+	r = resolve_running(c->n, json_is_true(yield), err);
+	if (r < 0)
+		return error_prefix(err, "resolve");
+	*ret = json_object();
+	return 0;
+}
+
 static int command_shutdown(struct command_call *c, json_t **ret, struct error *err)
 {
 	shutdown_request();
@@ -324,6 +339,7 @@ static const struct command {
 	{"query-memory", command_query_memory, {{0}}},
 	{"query-state", command_query_state, {{0}}},
 	{"release-memory", command_release_memory, {{0}}},
+	{"resolve", command_resolve, {{"yield", JSON_TRUE}}},
 	{"connect", command_connect, {{0}}},
 	{"disconnect", command_disconnect, {{0}}},
 	{"shutdown", command_shutdown, {{0}}},
