@@ -60,6 +60,11 @@ static int start_node(struct cli *cli, const char *role, struct error *err)
 	r = init_lock(cli->conf, cli->node_index, &lock, err);
 	if (r < 0)
 		return r;
+	r = init_may_start(cli->conf, cli->node_index, strcmp(role, "primary") == 0, err);
+	if (r < 0) {
+		close(lock);
+		return r;
+	}
 	r = file_mkdirs(cli->node->run_dir, 0755); /* the sockets in it have modes of their own */
 	if (r < 0)
 		(void)error_code(err, r, "cannot create run-dir %.300s", cli->node->run_dir);

@@ -116,3 +116,20 @@ int init_lock(const struct conf *conf, unsigned index, int *ret_fd, struct error
 			node->name, path);
 	return init_take_lock(node, ret_fd, err);
 }
+
+int init_may_start(const struct conf *conf, unsigned index, bool primary, struct error *err)
+{
+	const struct conf_node *node = &conf->nodes[index];
+	const char *why = NULL;
+	char path[512];
+	struct metafile f;
+	int r = metafile_open(
+		&f, node_path(node->state_dir, "group.meta", path, sizeof(path)), err);
+
+	if (r < 0)
+		return error_prefix(err, "node %s", node->name);
+	if (primary)
+		why = identity_refuse_primary(&f.now.id);
+	metafile_close(&f);
+	return why ? error_set(err, ERROR_STATE, -EPERM, "node %s: %s", node->name, why) : 0;
+}

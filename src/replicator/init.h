@@ -16,5 +16,9 @@ int init_node(const struct conf *conf, unsigned node, bool force, struct error *
 /* Takes STATE_DIR/lock (flock; *ret_fd keeps it, also across exec: no close-on-exec is set) and
  * checks that the node was initialised (group.meta exists): ERROR_BUSY, ERROR_STATE. */
 int init_lock(const struct conf *conf, unsigned node, int *ret_fd, struct error *err);
+/* Whether the node may be started in that role, as far as its metadata tells; the node itself asks
+ * again.  So that `tandem primary` ends with the exit code of the reason, which nbdkit cannot do.
+ */
+int init_may_start(const struct conf *conf, unsigned node, bool primary, struct error *err);
 
 #endif

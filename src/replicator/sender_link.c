@@ -50,14 +50,16 @@ static bool sender_told_to_stop(struct sender *s)
 static void sender_report(struct sender *s, const char *what, const char *why)
 {
 	char text[600];
+	bool failed;
 
 	snprintf(text, sizeof(text), "%s%s%s", what, why[0] ? ": " : "", why);
 	pthread_mutex_lock(&s->n->lock);
-	if (!s->disconnected)
+	failed = s->core.state == PRIMARY_FAILED; /* superseded: that was said, and is the reason */
+	if (!s->disconnected && !failed)
 		node_set_reason(s->n, "%s", text);
 	node_changed(s->n);
 	pthread_mutex_unlock(&s->n->lock);
-	if (strcmp(text, s->last_error) != 0)
+	if (!failed && strcmp(text, s->last_error) != 0)
 		log_warning("%s; running solo", text);
 	snprintf(s->last_error, sizeof(s->last_error), "%s", text);
 }
