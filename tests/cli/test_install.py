@@ -11,7 +11,7 @@ import unittest
 import pair
 
 BUILD = os.environ['TANDEM_BUILD']
-UNITS = ('tandem-primary@.service', 'tandem-secondary@.service')
+UNITS = tuple(f'tandem-{role}@.service' for role in ('primary', 'secondary', 'run', 'standby'))
 
 
 class Install(unittest.TestCase):
