@@ -285,6 +285,12 @@ void replica_fail(struct replica *r, int err, const char *why)
 	r->ops->changed(r->ctx);
 }
 
+const char *replica_failure(const struct replica *r, int *ret_err)
+{
+	*ret_err = r->error;
+	return r->mode == REPLICA_FAILED ? r->why : NULL;
+}
+
 /* Durable (or as good as the [unsafe] mode wants): the epochs up to this one go to the images. */
 void replica_mark_committed(struct replica *r, uint64_t epoch)
 {

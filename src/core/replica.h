@@ -230,6 +230,8 @@ struct replica_status {
 	const char *why;
 };
 void replica_get_status(const struct replica *r, struct replica_status *ret_status);
+/* Why commits have stopped (*ret_err: negative errno), NULL while they have not.  Costs nothing. */
+const char *replica_failure(const struct replica *r, int *ret_err);
 /* How many epochs were dropped so far, and the number of the newest of them.  O(1). */
 uint64_t replica_discards(const struct replica *r, uint64_t *ret_newest);
 /* Builds the read index of one volume: what is committed (with open: also what is not) and not in

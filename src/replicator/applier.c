@@ -158,11 +158,8 @@ static void applier_mark_consistent(struct metadata *m, void *ctx)
 
 static void applier_fail(struct receiver *r, int err, const char *why)
 {
-	log_error("%s: %s; commits have stopped, the last committed state is kept", why,
-		strerror(-err));
 	pthread_mutex_lock(&r->n->lock);
 	replica_fail(r->core, err, why);
-	node_set_reason(r->n, "%s: %s", why, strerror(-err));
 	pthread_cond_broadcast(&r->applied);
 	pthread_mutex_unlock(&r->n->lock);
 	wake_up(&r->wake);

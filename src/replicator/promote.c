@@ -33,12 +33,13 @@ static void promote_note(struct metadata *m, void *ctx)
 	identity_name(&m->id, &p->group, p->volume);
 }
 
-/* A link on which something is heard from now on refuses; one that is silent gets peer-timeout-ms
- * to be given up. What was heard before tells nothing: a primary that has just died was heard too.
- */
+/* A primary that is heard two heartbeats from now, or later, is alive: refused.  What is heard
+ * sooner tells nothing, it may have been on its way when the primary died.  A link that is silent
+ * gets peer-timeout-ms to be given up. */
 static int promote_check(struct node *n, bool force, bool memory, struct error *err)
 {
-	uint64_t began = clock_ns(), end = began + n->conf->peer_timeout_ms * NS_PER_MS;
+	uint64_t began = clock_ns(), alive = began + 2 * n->conf->heartbeat_ms * NS_PER_MS;
+	uint64_t end = began + n->conf->peer_timeout_ms * NS_PER_MS;
 	struct receiver_status st;
 
 	for (;;) {
@@ -68,7 +69,7 @@ static int promote_check(struct node *n, bool force, bool memory, struct error *
 				(unsigned long long)st.core.committed);
 		if (!st.connected || force)
 			return 0;
-		if (st.heard_ns > began || clock_ns() >= end)
+		if (st.heard_ns > alive || clock_ns() >= end)
 			return error_set(err, ERROR_STATE, -EBUSY,
 				"the primary is alive on the link (%s): shut it down first, or use "
 				"--force, which takes its disks away from it",

@@ -3,6 +3,7 @@
 #include "replicator/receiver.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -77,7 +78,15 @@ static void receiver_apply_ready(void *ctx)
 static void receiver_changed(void *ctx)
 {
 	struct receiver *r = ctx;
+	const char *why;
+	int e;
 
+	why = r->core ? replica_failure(r->core, &e) : NULL;
+	if (why && !r->failure[0]) {
+		snprintf(r->failure, sizeof(r->failure), "%s: %s", why, strerror(-e));
+		node_set_reason(r->n, "%s", r->failure);
+		receiver_kick(r);
+	}
 	node_changed(r->n);
 }
 

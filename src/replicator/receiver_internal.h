@@ -57,6 +57,7 @@ struct receiver {
 	char peer[128];                   /* (L) */
 	uint64_t heard;                   /* (L) */
 	struct receiver_request *request; /* (L) */
+	char failure[160];                /* (L) why commits have stopped; set once */
 
 	/* applier (L) */
 	pthread_cond_t apply, applied; /* with node.lock */
@@ -76,6 +77,7 @@ struct receiver {
 	struct candidate candidates[RECEIVER_CANDIDATES];
 	struct link link;
 	bool blocked;          /* no room to receive */
+	bool failure_said;     /* in the log */
 	uint64_t refused_said; /* when a refusal was logged last */
 };
 

@@ -31,7 +31,7 @@ static void receiver_end(struct receiver *r, const char *why)
 	r->connected = r->have_received = r->have_committed = false;
 	r->blocked = false;
 	replica_session_end(r->core);
-	if (why && !r->disconnected)
+	if (why && !r->disconnected && !r->failure[0])
 		node_set_reason(n, "no primary: %s", why);
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
@@ -121,9 +121,7 @@ static void receiver_session(struct receiver *r, uint64_t now)
 	if (e == 0 && now - r->link.said >= RECEIVER_ACK_EVERY)
 		replica_rx_idle(r->core);
 	stuck = r->blocked && replica_rx_stuck(r->core);
-	struct replica_status st;
-	replica_get_status(r->core, &st);
-	failed = st.mode == REPLICA_FAILED;
+	failed = r->failure[0];
 	pthread_mutex_unlock(&n->lock);
 	if (e == 0)
 		e = receiver_say(r, now);
@@ -136,7 +134,7 @@ static void receiver_session(struct receiver *r, uint64_t now)
 	if (stuck || failed) {
 		why = stuck ? "one epoch alone fills the journal: make journal-size larger, or cut "
 			      "more often"
-			    : st.why;
+			    : r->failure;
 		link_goodbye(&r->link, RECORD_GOODBYE_FAILED, 0, why);
 		receiver_end(r, why);
 		return;
@@ -205,8 +203,24 @@ static void receiver_accept(struct receiver *r, struct candidate *c, const struc
 		(unsigned long long)peer->id.current.number, how->text);
 }
 
+/* A secondary that cannot commit takes nobody in: NULL, or the refusal. */
+static const char *receiver_failed(struct receiver *r, char *buf, size_t len)
+{
+	bool failed;
+
+	pthread_mutex_lock(&r->n->lock);
+	failed = r->failure[0];
+	pthread_mutex_unlock(&r->n->lock);
+	if (!failed)
+		return NULL;
+	snprintf(buf, len, "this secondary has failed (%s): repair it and start it again",
+		r->failure);
+	return buf;
+}
+
 static void receiver_hear_candidate(struct receiver *r, struct candidate *c)
 {
+	char text[256];
 	struct identity_decision how;
 	struct hello own, peer;
 	const uint8_t *payload;
@@ -236,11 +250,13 @@ static void receiver_hear_candidate(struct receiver *r, struct candidate *c)
 	}
 	pthread_mutex_lock(&r->n->lock);
 	closed = r->disconnected;
-	if (why && !closed && !r->connected)
+	if (why && !closed && !r->connected && !r->failure[0])
 		node_set_reason(r->n, "a primary was refused: %s", why);
 	pthread_mutex_unlock(&r->n->lock);
 	if (!why && closed)
 		why = "this secondary was disconnected by command";
+	if (!why)
+		why = receiver_failed(r, text, sizeof(text));
 	if (why) {
 		receiver_reject(r, c, why, true);
 		return;
@@ -436,7 +452,7 @@ void *receiver_main(void *arg)
 {
 	struct receiver *r = arg;
 	struct receiver_poll p;
-	bool stop = false;
+	bool stop = false, failed;
 
 	(void)pthread_setname_np(pthread_self(), "tandem-receive");
 	r->thread = pthread_self(); /* receiver_kick compares before pthread_create has stored it */
@@ -463,7 +479,13 @@ void *receiver_main(void *arg)
 		stop = r->gone;
 		if (stop)
 			node_changed(r->n);
+		failed = r->failure[0];
 		pthread_mutex_unlock(&r->n->lock);
+		if (failed && !r->failure_said) {
+			r->failure_said = true;
+			log_error("%s; commits have stopped, the last committed state is kept",
+				r->failure);
+		}
 	}
 	link_goodbye(&r->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
 	receiver_end(r, NULL);

@@ -81,14 +81,17 @@ class _Prefix:
         return self.changes[k].completed if k < len(self.changes) else None
 
 
-def check_walkers(load, before, after, acknowledged):
-    """before, after: images; acknowledged: an epoch (or 0) whose cut, if the load asked for it, must be contained."""
+def check_walkers(load, before, after, acknowledged, everything=False):
+    """before, after: images; acknowledged: an epoch (or 0) whose cut, if the load asked for it, must be contained;
+    everything: all that had completed must be."""
     prefixes = [_Prefix(w, before, after) for w in load.walkers]
     newest = max((p.present() for p in prefixes), default=0)
     # A request whose cut is acknowledged: everything that had completed when it was asked for is there.
     promised = max((asked for asked, epoch in load.cuts if epoch <= acknowledged), default=0)
     for p in prefixes:
         gone = p.missing()
+        if gone is not None and everything:
+            raise Failure("%s: change %d completed at %.6f and is missing" % (p.walker.name, p.possible[-1], gone))
         if gone is not None and gone < newest:
             raise Failure("%s: change %d completed at %.6f and is missing, one that was issued at %.6f is there" %
                           (p.walker.name, p.possible[-1], gone, newest))

@@ -334,8 +334,8 @@ class Run:
                     if have != digest:
                         raise Failure("%s: recovered at epoch %d with other content than the stream's" % (what, epoch))
 
-        for i, (sent, _) in enumerate(sessions):
-            line.replay(recordings.read(sent), at_close, learn=i > 0)
+        for i, sent in enumerate(sessions):
+            line.replay(sent, at_close, learn=i > 0)
         missing = set(self.wanted) - found
         if missing:
             raise Failure("%s: recovered at epoch %d, which ends in no stream" %
@@ -369,7 +369,7 @@ class Run:
         self.primary.kill()
         log = Log(path, os.path.realpath(self.secondary.dir))
         os.unlink(path)
-        sessions = recordings.sessions(self.pair.records, self.primary.name, process)
+        sessions = list(recordings.sent(self.pair.records, self.primary.name, process))
         cuts = Cuts(log, initial)
         syncs = sync_times(log)
         chosen = places(r, log, self.args.cuts)
@@ -456,7 +456,7 @@ def sync_times(log):
     found, begin = [], 0
     for i, e in enumerate(log.events):
         if e.kind == WRITE and log.names[e.file].endswith("group.meta"):
-            consistent = struct.unpack_from("<I", e.data, 52)[0] & 1
+            consistent = struct.unpack_from("<I", e.data, 84)[0] & 1
             if not consistent and begin is None:
                 begin = i
             elif consistent and begin is not None:

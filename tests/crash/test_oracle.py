@@ -82,6 +82,11 @@ class Walkers(unittest.TestCase):
             self.check([], 7)
         self.check([], 6)  # epoch 7 is not acknowledged
 
+    def test_everything(self):
+        oracle.check_walkers(self.load, state([]), state([self.a1, self.a2, self.b1]), 0, everything=True)
+        with self.assertRaisesRegex(Failure, "and is missing"):
+            oracle.check_walkers(self.load, state([]), state([self.a1, self.a2]), 0, everything=True)
+
     def test_unanswered_may_be_there_or_not(self):
         self.a2.completed = None
         self.check([self.a1])

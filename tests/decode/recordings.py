@@ -41,6 +41,15 @@ def sessions(folder, node, pid):
     return [f[1:] for f in sorted(found)]
 
 
+def sent(folder, node, pid):
+    """What a primary's process sent on each connection, in order.  One that was killed may have sent more than it had
+    recorded: then the other end has heard it."""
+    heard = [read(p) for p in glob.glob(os.path.join(folder, "*.in")) if not os.path.basename(p).startswith(node + "-")]
+    for path, _ in sessions(folder, node, pid):
+        data = read(path)
+        yield max([data] + [h for h in heard if data and h.startswith(data)], key=len)
+
+
 class Totals:
     def __init__(self):
         self.streams = self.records = self.bytes = self.journals = self.journal_records = 0
