@@ -15,7 +15,8 @@
 
 #define RECEIVER_HANDSHAKE (5 * NS_PER_S)
 #define RECEIVER_ACK_EVERY (2 * NS_PER_MS)
-#define RECEIVER_BUDGET 64 /* reads before the journal is looked after again */
+#define RECEIVER_SLICE (20 * NS_PER_MS) /* ... or time: the peer waits for a word of ours */
+#define RECEIVER_BUDGET 64              /* reads before the journal is looked after again */
 
 /* --- the session --- */
 
@@ -65,7 +66,9 @@ static int receiver_receive(struct receiver *r, const char **ret_why)
 {
 	struct node *n = r->n;
 
-	for (unsigned i = 0; i < RECEIVER_BUDGET; i++) {
+	uint64_t end = clock_ns() + RECEIVER_SLICE;
+
+	for (unsigned i = 0; i < RECEIVER_BUDGET && r->link.heard < end; i++) {
 		unsigned goodbye = 0;
 		uint8_t *buf;
 		size_t len;
