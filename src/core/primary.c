@@ -27,7 +27,8 @@ void primary_session_begin(
 	p->got_changes = p->got_bytes = p->done_changes = p->done_bytes = 0;
 	p->sealed_first = p->sealed_count = 0;
 	p->settled = 0;
-	p->disks_copied = p->open_state = false;
+	p->disks_copied = p->open_state = p->begun = false;
+	p->open_space = 0;
 	p->state_len = 0;
 	p->cuts_count = 0;
 	p->sync_epoch = p->open;
@@ -44,11 +45,25 @@ void primary_session_end(struct primary *p)
 		p->state = PRIMARY_SOLO;
 }
 
+/* With a guest: the journal must keep room for the SEALs, which stand behind these changes. */
+static bool primary_overdue(const struct primary *p)
+{
+	uint64_t space = p->open_space;
+
+	if (!p->guest || p->begun || p->max_epoch_bytes == 0 || p->open == p->sync_epoch)
+		return false;
+	for (unsigned i = 0; i < p->cuts_count; i++)
+		space += p->cuts[i].space;
+	return space >= p->max_epoch_bytes;
+}
+
 uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 {
 	uint8_t *slot;
 
-	if (queue_used(&p->queue) + record_size(rec->payload) + PRIMARY_QUEUE_ROOM > p->queue.size)
+	if (queue_used(&p->queue) + record_size(rec->payload) + PRIMARY_QUEUE_ROOM >
+			p->queue.size ||
+		primary_overdue(p))
 		return NULL;
 	slot = queue_reserve(&p->queue, rec->payload, &rec->seq);
 	if (!slot)
@@ -60,6 +75,8 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 	p->bytes += rec->length;
 	p->total_changes++;
 	p->total_bytes += rec->length;
+	if (p->open != p->sync_epoch)
+		p->open_space += record_size(rec->payload);
 	return slot;
 }
 
@@ -138,10 +155,12 @@ int primary_checkpoint_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch)
 		.bytes = p->bytes,
 		.since = p->changes ? p->since : now,
 		.place = p->total_changes,
+		.space = p->open_space,
 		.state = p->open_state};
 	*ret_epoch = p->open++;
 	p->changes = p->bytes = p->since = 0;
-	p->open_state = false;
+	p->open_state = p->begun = false;
+	p->open_space = 0;
 	return 0;
 }
 
@@ -197,9 +216,12 @@ int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint6
 	if (!merge) {
 		primary_remember(p, epoch, c->since, c->place);
 	} else if (p->cuts_count > 1) {
+		p->cuts[1].space += c->space;
 		p->cuts[1].since = c->since; /* its changes are a part of the next one now */
-	} else if (p->changes == 0) {
-		p->since = c->since;
+	} else {
+		p->open_space += c->space;
+		if (p->changes == 0)
+			p->since = c->since;
 	}
 	p->cuts_count--;
 	memmove(p->cuts, p->cuts + 1, p->cuts_count * sizeof(p->cuts[0]));

@@ -29,6 +29,7 @@ enum primary_state { PRIMARY_SOLO, PRIMARY_SYNCING, PRIMARY_PROTECTED, PRIMARY_F
 /* An epoch of a guest whose disks' part is over; its memory and state may still come. */
 struct primary_checkpoint {
 	uint64_t epoch, changes, bytes, since;
+	uint64_t space; /* that its disk changes take in the journal, about */
 	uint64_t place; /* in the stream: changes of the session before the cut */
 	bool state;     /* device state was submitted */
 };
@@ -58,9 +59,11 @@ struct primary {
 	/* A group with a guest (docs/control.md, "VM groups"): only a controller cuts, and a cut
 	 * does not seal. */
 	bool guest;
-	bool disks_copied;  /* the disks' sync is through: the first checkpoint may be cut */
-	bool open_state;    /* device state was submitted for the open epoch */
-	uint64_t state_len; /* of the state blob, as sent */
+	bool disks_copied;   /* the disks' sync is through: the first checkpoint may be cut */
+	bool begun;          /* the guest is being stopped: its last writes always pass */
+	uint64_t open_space; /* as in primary_checkpoint; 0 in the first epoch of a session */
+	bool open_state;     /* device state was submitted for the open epoch */
+	uint64_t state_len;  /* of the state blob, as sent */
 	struct primary_checkpoint cuts[PRIMARY_CUTS_MAX]; /* the lowest first */
 	unsigned cuts_count;
 };
@@ -83,7 +86,9 @@ void primary_session_begin(
 void primary_session_end(struct primary *p);
 
 /* A place in the stream for one change; rec has type, flags, volume, payload, offset, length; epoch
- * and seq are filled in. NULL = the queue is full. The caller copies the payload and publishes. */
+ * and seq are filled in. NULL = the queue is full; with a guest also when what is not sealed would
+ * fill the journal (max_epoch_bytes and more): a checkpoint is overdue. The caller copies
+ * the payload and publishes. */
 uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now);
 /* Seals the open epoch; *ret_epoch is its number.  0 or -EAGAIN (queue full), -ENOTCONN (solo),
  * -EBUSY (a full sync runs: there is nothing to commit yet). */

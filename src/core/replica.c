@@ -157,7 +157,14 @@ static void replica_drop_open(
 	if (epochs && replica_index_rebuild(r) < 0)
 		replica_fail(r, -ENOMEM, "out of memory");
 	/* Recovery drops by itself what has no SEAL; a later COMMIT must not take these along. */
-	r->discard_due |= sealed;
+	if (unsealed_only) {
+		/* Merged ones without a successor.  A DISCARD now would take along what still waits
+		 * for its COMMIT; no COMMIT above them comes before all is dropped. */
+		r->merged_dropped |= sealed;
+	} else {
+		r->discard_due |= sealed || r->merged_dropped;
+		r->merged_dropped = false;
+	}
 	if (!r->lent && replica_settle(r) < 0)
 		replica_fail(r, -ENOMEM, "out of memory");
 	if (ret_epochs)

@@ -66,7 +66,8 @@ struct replica {
 	bool severed;           /* epochs of it were discarded: nothing more of it counts */
 	uint64_t session_floor; /* epochs up to it are of former sessions */
 	uint64_t rx_seq;
-	bool lent; /* the receiver writes into filling->buf: nothing there may move */
+	bool lent;           /* the receiver writes into filling->buf: nothing there may move */
+	bool merged_dropped; /* the next DISCARD is for them too */
 	bool commit_due, discard_due; /* records to be placed when it has come back */
 	uint32_t rx_at, rx_len;       /* in filling->buf: first unparsed byte, end of received */
 	size_t rx_need;               /* of the record that begins at rx_at */

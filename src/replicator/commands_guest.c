@@ -49,6 +49,7 @@ int command_checkpoint_begin(struct command_call *c, json_t **ret, struct error 
 	pthread_mutex_lock(&n->lock);
 	if (n->sender && sender_session_id(n->sender)) {
 		barrier_begin(n, c->client);
+		sender_checkpoint_begin(n->sender);
 		*ret = json_pack("{s:I}", "epoch", (json_int_t)sender_core(n->sender)->open);
 	} else {
 		r = command_not_replicating(n, "checkpoint-begin", err);

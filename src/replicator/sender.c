@@ -189,6 +189,12 @@ int sender_cut(struct sender *s, uint64_t *ret_epoch)
 	return r;
 }
 
+void sender_checkpoint_begin(struct sender *s)
+{
+	s->core.begun = true;
+	pthread_cond_broadcast(&s->room);
+}
+
 int sender_checkpoint_cut(struct sender *s, uint64_t *ret_epoch)
 {
 	int r = primary_checkpoint_cut(&s->core, clock_ns(), ret_epoch);
@@ -230,6 +236,8 @@ int sender_checkpoint_seal(struct sender *s, uint64_t session, uint64_t epoch, b
 	while (sender_session_id(s) == session) {
 		r = primary_checkpoint_seal(&s->core, epoch, merge, clock_ns());
 		wake_up(&s->wake);
+		if (r == 0)
+			pthread_cond_broadcast(&s->room); /* for changes that waited for it */
 		if (r != -EAGAIN)
 			return r;
 		pthread_cond_wait(&s->room, &s->n->lock);
@@ -295,8 +303,8 @@ void sender_get_status(struct sender *s, struct sender_status *ret_status)
 		.session = s->session,
 		.disks_copied = s->core.disks_copied && primary_replicating(&s->core),
 		.unsealed = s->core.cuts_count,
-		.open_bytes = s->core.bytes,
-		.max_bytes = s->core.max_epoch_bytes,
+		.open_bytes = s->core.open_space,
+		.max_bytes = s->core.max_epoch_bytes / 2,
 	};
 
 	memcpy(st.peer, s->peer, sizeof(st.peer));

@@ -45,6 +45,8 @@ void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const v
 bool sender_replicating(const struct sender *s);
 /* (L) Ends the open epoch; 0, -ENOTCONN (not replicating), -EBUSY (syncing), -EAGAIN. */
 int sender_cut(struct sender *s, uint64_t *ret_epoch);
+/* (L) With a guest: it is about to be stopped. */
+void sender_checkpoint_begin(struct sender *s);
 /* (L) With a guest: ends the disks' part of the open epoch; also -EMFILE (too many are not sealed).
  */
 int sender_checkpoint_cut(struct sender *s, uint64_t *ret_epoch);

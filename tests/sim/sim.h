@@ -8,6 +8,7 @@
  *   sim_link.c       the connection: delays, pieces, breaks, flipped bytes
  *   sim_oracle.c     what must be true: the ordered changes and the state at every cut
  *   sim_primary.c    guests' writers, cuts, acknowledgements; sim_sync.c: the full sync
+ *   sim_guest.c      a guest with RAM and device state, its checkpoints, the secondary's image
  *   sim_secondary.c  the replica's life: receiving, journal, restart, promotion
  *   sim_apply.c      batches to the images, header, metadata
  *   sim_local.c      writes to a promoted node; the controller of policy manual
@@ -22,6 +23,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/compress.h"
 #include "core/primary.h"
 #include "core/rangelock.h"
 #include "core/replica.h"
@@ -53,6 +55,8 @@ enum sim_break {
 	BREAK_LOST_CHUNK,    /* a journal write is reported but not done */
 	BREAK_MISPLACE,      /* one write to an image lands a sector off */
 	BREAK_LATE_CHANGE,   /* a change enters the stream after its reply */
+	BREAK_MEMORY_LATE,   /* RAM is copied after the guest went on */
+	BREAK_MEMORY_DROP,   /* pages of a checkpoint are not sent */
 	BREAK_COUNT,
 };
 
@@ -67,12 +71,14 @@ struct sim_plan {
 	unsigned break_mean; /* ms between link breaks, 0 = none; the others alike */
 	unsigned crash_s_mean, crash_p_mean, flip_mean, error_mean, goodbye_mean;
 	uint64_t promote_at; /* 0 = never */
+	uint64_t memory;     /* bytes of a guest's RAM, 0 = no guest */
 };
 
 struct sim_stats {
 	uint64_t seeds, events, writes, zeros, flushes, cuts, syncs, sync_ends, commits, applied;
 	uint64_t direct, crashes_p, crashes_s, breaks, flips, flips_seen, shadows, live;
 	uint64_t recovered, queue_full, rx_wait, from_journal, wraps, discards, promotions, local;
+	uint64_t pages, abandoned, memory_checks, resumed;
 	uint64_t unpromotable, errors, goodbyes, empty_batches;
 };
 
@@ -115,7 +121,7 @@ void disk_settle(struct disk *d);
 /* --- sim_oracle.c --- */
 struct oracle_cut {
 	uint64_t epoch;
-	uint8_t *data; /* all volumes in a row */
+	uint8_t *data; /* all disks in a row, then the guest's RAM */
 };
 
 struct oracle {
@@ -139,6 +145,8 @@ void oracle_promise(struct sim *s, uint64_t epoch);
 bool oracle_rebase(struct sim *s, uint64_t epoch);
 /* Forgets the cuts after epoch: they were discarded and must not be seen again. */
 void oracle_drop_after(struct sim *s, uint64_t epoch);
+/* RAM of that cut, or NULL. */
+const uint8_t *oracle_memory(struct sim *s, uint64_t epoch);
 /* The newest cut with this content, or SIM_CUT_NONE. */
 uint64_t oracle_match(struct sim *s, const uint8_t *data);
 /* data (all volumes in a row) must be exactly the state of that cut. */
@@ -204,7 +212,16 @@ struct sim_sync {
 	uint8_t *buf;
 };
 
+struct sim_guest {
+	uint8_t *ram;
+	bool *dirty; /* by page */
+	struct sim_job *jobs;
+	bool whole_sent, base_sent; /* in this session */
+	struct compress compress;
+};
+
 struct sim_primary {
+	struct sim_guest guest;
 	bool alive;
 	struct primary core;
 	void *ring;
@@ -228,6 +245,19 @@ void primary_try_cut(struct sim *s, bool now);
 void writer_granted(struct rangelock_entry *e);
 void sync_begin(struct sim *s);
 void sync_granted(struct sim *s, void *arg);
+
+/* --- sim_guest.c --- */
+void guest_start(struct sim *s);
+void guest_lost(struct sim *s);
+void guest_free(struct sim *s);
+/* Something is not in a committed checkpoint, or about to be cut. */
+bool guest_busy(const struct sim *s);
+void memory_start(struct sim *s);
+void memory_kick(struct sim *s, void *arg);
+void memory_zeroed(void *ctx, uint64_t off, uint64_t len);
+/* RAM image and state are those of one cut, that which the replica names. */
+void memory_check(struct sim *s, const char *where);
+void memory_promote(struct sim *s);
 
 /* --- sim_secondary.c, sim_apply.c, sim_local.c --- */
 struct sim_meta {
@@ -258,7 +288,11 @@ struct sim_secondary {
 	uint64_t local_ids;
 	uint8_t *local_data; /* max_write bytes */
 	bool discarded;      /* the link is to be closed: nothing more of it may be taken */
-	bool error_next;     /* the next journal write or flush fails */
+	/* memory of a guest */
+	uint8_t *memory, *second;
+	struct replica_memory_job job;
+	bool job_out;
+	bool error_next; /* the next journal write or flush fails */
 };
 
 extern const struct replica_ops secondary_ops;

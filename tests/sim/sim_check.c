@@ -189,7 +189,20 @@ static void null_send(void *ctx, const struct record *rec)
 	(void)rec;
 }
 
-static const struct replica_ops null_ops = {null_chunk, null_op, null_send, null_op, null_op};
+static void null_zero(void *ctx, uint64_t off, uint64_t len)
+{
+	(void)ctx;
+	(void)off;
+	(void)len;
+}
+
+static const struct replica_ops null_ops = {.chunk_write = null_chunk,
+	.journal_flush = null_op,
+	.send = null_send,
+	.apply_ready = null_op,
+	.memory_ready = null_op,
+	.memory_zero = null_zero,
+	.changed = null_op};
 
 void check_shadow(struct sim *s, uint64_t salt, const char *where)
 {

@@ -175,6 +175,7 @@ void secondary_promote(struct sim *s, void *arg)
 		return;
 	}
 	s->stats->promotions++;
+	memory_promote(s);
 	sim_trace(s, "promotion: %llu epochs discarded", (unsigned long long)epochs);
 	local_start(s);
 }

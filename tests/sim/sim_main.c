@@ -22,6 +22,8 @@ static const char *const break_names[BREAK_COUNT] = {
 	[BREAK_LOST_CHUNK] = "lost-chunk",
 	[BREAK_MISPLACE] = "misplace",
 	[BREAK_LATE_CHANGE] = "late-change",
+	[BREAK_MEMORY_LATE] = "memory-late",
+	[BREAK_MEMORY_DROP] = "memory-drop",
 };
 
 static int usage(FILE *f)
@@ -68,6 +70,10 @@ static void print_stats(const struct sim_stats *st)
 		{"promotions", st->promotions},
 		{"without a state", st->unpromotable},
 		{"local changes", st->local},
+		{"pages of memory", st->pages},
+		{"checkpoints abandoned", st->abandoned},
+		{"looks at the memory", st->memory_checks},
+		{"guests resumed", st->resumed},
 		{"imagined power cuts", st->shadows},
 		{"reads", st->live},
 	};

@@ -90,10 +90,12 @@ void oracle_cut(struct sim *s, uint64_t epoch)
 		if (!o->cuts || !o->spare)
 			abort();
 	}
-	data = o->nspare ? o->spare[--o->nspare] : malloc(o->total);
+	data = o->nspare ? o->spare[--o->nspare] : malloc(o->total + s->plan.memory);
 	if (!data)
 		abort();
 	memcpy(data, o->logical, o->total);
+	if (s->plan.memory)
+		memcpy(data + o->total, s->p.guest.ram, s->plan.memory);
 	o->cuts[o->ncuts++] = (struct oracle_cut){epoch, data};
 	o->last_cut = epoch;
 	s->stats->cuts++;
@@ -107,9 +109,17 @@ static const struct oracle_cut *oracle_find(const struct oracle *o, uint64_t epo
 	return NULL;
 }
 
+const uint8_t *oracle_memory(struct sim *s, uint64_t epoch)
+{
+	const struct oracle_cut *c = oracle_find(&s->oracle, epoch);
+
+	return c ? c->data + s->oracle.total : NULL;
+}
+
 void oracle_promise(struct sim *s, uint64_t epoch)
 {
 	struct oracle *o = &s->oracle;
+	uint64_t keep;
 
 	if (epoch <= o->promise)
 		return;
@@ -117,7 +127,14 @@ void oracle_promise(struct sim *s, uint64_t epoch)
 		sim_fail(s, "I1: epoch %llu is said to be committed, but was never cut",
 			(unsigned long long)epoch);
 	o->promise = epoch;
-	while (o->ncuts && o->cuts[0].epoch < epoch)
+	keep = epoch;
+	if (s->plan.memory && s->sec.r) { /* memory may still stand at an older one */
+		struct replica_status st;
+
+		replica_get_status(s->sec.r, &st);
+		keep = min_u64(keep, st.memory_epoch);
+	}
+	while (o->ncuts && o->cuts[0].epoch < keep)
 		oracle_remove(o, 0);
 }
 

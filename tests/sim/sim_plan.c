@@ -55,6 +55,8 @@ static void plan_make(struct sim *s)
 	p->flip_mean = sim_chance(s, 15) ? 20 + (unsigned)sim_rng(s, 100) : 0;
 	p->error_mean = sim_chance(s, 8) ? 50 + (unsigned)sim_rng(s, 200) : 0;
 	p->goodbye_mean = sim_chance(s, 10) ? 50 + (unsigned)sim_rng(s, 200) : 0;
+	if (sim_chance(s, 35))
+		p->memory = (8 + sim_rng(s, 57)) * 4096;
 	p->promote_at = sim_chance(s, 30) ? p->duration / 4 + sim_rng(s, p->duration * 3 / 4) : 0;
 }
 
@@ -225,13 +227,18 @@ static const char *run_busy(struct sim *s)
 		for (unsigned i = 0; i < s->plan.writers; i++)
 			if (s->p.writers[i].busy)
 				return "a writer has no reply";
-		primary_try_cut(s, s->p.core.changes > 0);
+		if (s->plan.memory && guest_busy(s))
+			return "the guest's last checkpoint is not made";
+		if (!s->plan.memory)
+			primary_try_cut(s, s->p.core.changes > 0);
 		primary_get_pending(&s->p.core, s->now, &q);
 		if (q.done_changes || q.done_bytes || q.done_epochs || q.got_epochs)
 			return "changes are pending";
 	}
 	if (st.committed != s->oracle.last_cut)
 		return "the last cut is not committed";
+	if (s->plan.memory && !s->sec.promoted && st.memory_epoch != st.committed)
+		return "the memory is not applied";
 	if (st.unapplied || st.applied != st.committed)
 		return "epochs are not applied";
 	if (st.pending_epochs)
@@ -257,6 +264,7 @@ static void run_final_checks(struct sim *s)
 	for (unsigned v = 0; v < s->plan.volumes && !s->sec.promoted; v++)
 		disk_read(&s->p.image[v], 0, data + s->oracle.base[v], s->plan.size[v]);
 	oracle_check_logical(s, data, "the primary's images at the end");
+	memory_check(s, "the end");
 	check_shadow(s, 0, "the end");
 	free(data);
 }

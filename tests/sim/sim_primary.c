@@ -147,7 +147,8 @@ static void primary_tick(struct sim *s, void *arg)
 		disk_flush(&s->p.image[sim_rng(s, s->plan.volumes)], primary_flushed, NULL);
 	if (!s->link.p_up)
 		return;
-	primary_try_cut(s, primary_replicating(p) && s->guests && sim_chance(s, 1));
+	if (!s->plan.memory)
+		primary_try_cut(s, primary_replicating(p) && s->guests && sim_chance(s, 1));
 	if (sim_chance(s, 2))
 		(void)primary_say(p, RECORD_HEARTBEAT, 0, 0, NULL);
 	if (sim_chance(s, 1))
@@ -204,6 +205,7 @@ void primary_node_lost(struct sim *s)
 	sim_trace(s, "primary: the link is lost");
 	s->p.session++;
 	primary_session_end(&s->p.core);
+	guest_lost(s);
 }
 
 /* --- life --- */
@@ -230,6 +232,7 @@ void primary_node_start(struct sim *s)
 			abort();
 		sim_after(s, SIM_PRIMARY, sim_delay(s, 0, SIM_MS), writer_start, w);
 	}
+	guest_start(s);
 	sim_after(s, SIM_PRIMARY, 0, primary_tick, NULL);
 	sim_trace(s, "primary: starts");
 }
@@ -253,6 +256,7 @@ void primary_node_free(struct sim *s)
 {
 	for (unsigned i = 0; i < SIM_WRITERS; i++)
 		free(s->p.writers[i].data);
+	guest_free(s);
 	free(s->p.sync.buf);
 	for (unsigned v = 0; v < s->plan.volumes; v++)
 		disk_free(&s->p.image[v]);

@@ -84,6 +84,13 @@ static void op_apply_ready(void *ctx)
 	apply_kick(ctx);
 }
 
+static void op_memory_ready(void *ctx)
+{
+	struct sim *s = ctx;
+
+	sim_after(s, SIM_SECONDARY, sim_delay(s, 0, 300 * SIM_US), memory_kick, NULL);
+}
+
 static void op_changed(void *ctx)
 {
 	struct sim *s = ctx;
@@ -101,6 +108,8 @@ const struct replica_ops secondary_ops = {
 	.journal_flush = op_journal_flush,
 	.send = op_send,
 	.apply_ready = op_apply_ready,
+	.memory_ready = op_memory_ready,
+	.memory_zero = memory_zeroed,
 	.changed = op_changed,
 };
 
@@ -193,7 +202,13 @@ void secondary_rx(struct sim *s, void *arg)
 		replica_get_status(sec->r, &st);
 		s->stats->rx_wait++;
 		if (replica_rx_stuck(sec->r) && st.mode != REPLICA_FAILED)
-			sim_fail(s, "the replica says that it is stuck");
+			sim_fail(s,
+				"the replica says that it is stuck (journal %llu of %llu, primary: "
+				"open %llu with %llu, %u cuts)",
+				(unsigned long long)st.journal_used,
+				(unsigned long long)st.journal_size,
+				(unsigned long long)s->p.core.open,
+				(unsigned long long)s->p.core.open_space, s->p.core.cuts_count);
 		return;
 	}
 	if (sec->lent_len == 0) {
@@ -224,6 +239,14 @@ void secondary_config(const struct sim *s, struct replica_config *cfg)
 	};
 	for (unsigned v = 0; v < s->plan.volumes; v++)
 		cfg->sizes[v] = s->plan.size[v];
+	if (s->plan.memory) {
+		cfg->memory = cfg->volumes++;
+		cfg->state = cfg->volumes++;
+		cfg->sizes[cfg->memory] = s->plan.memory;
+		cfg->sizes[cfg->state] = 1 << 20;
+		cfg->image = s->sec.memory;
+		cfg->second = s->sec.second;
+	}
 }
 
 static int secondary_journal_read(void *ctx, uint64_t pos, void *buf, size_t len)
@@ -242,6 +265,7 @@ static void secondary_tick(struct sim *s, void *arg)
 		check_shadow(s, sim_chance(s, 30) ? 0 : sim_rng(s, UINT64_MAX), "a power cut");
 	else
 		check_live(s, false, "a reader of the committed state");
+	memory_check(s, "a look at the memory");
 	if (s->sec.local && sim_chance(s, 50))
 		check_live(s, true, "a reader of the promoted node");
 }
@@ -273,6 +297,7 @@ void secondary_start(struct sim *s, void *arg)
 		return;
 	sec->lent = sec->applying = sec->rx_scheduled = sec->apply_scheduled = false;
 	sec->discarded = false;
+	memory_start(s);
 	secondary_config(s, &cfg);
 	sec->r = replica_new(&cfg, &sec->header,
 		sec->meta_now.consistent ? sec->meta_now.committed : 0, &secondary_ops, s);
@@ -312,7 +337,7 @@ void secondary_crash(struct sim *s, bool power)
 
 		(void)replica_batch_done(sec->r, &sec->batch, &h); /* only to free it */
 	}
-	sec->applying = sec->batch_out = false;
+	sec->applying = sec->batch_out = sec->job_out = false;
 	sec->r = replica_free(sec->r);
 	disk_crash(&sec->journal, power);
 	disk_crash(&sec->meta, power);

@@ -104,7 +104,8 @@ static void sync_end(struct sim *s, void *arg)
 	}
 	sim_trace(s, "sync: ends as epoch %llu", (unsigned long long)epoch);
 	s->stats->sync_ends++;
-	oracle_cut(s, epoch);
+	if (!s->plan.memory)
+		oracle_cut(s, epoch);
 }
 
 static void sync_next(struct sim *s, void *arg)
