@@ -324,7 +324,7 @@ int command_release_memory(struct command_call *c, json_t **ret, struct error *e
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&n->lock);
-	if (n->memory && n->role == NODE_PRIMARY) {
+	if (n->memory && n->memory->epoch) { /* adopted: nobody here changes it any more */
 		m = n->memory;
 		n->memory = NULL;
 	}
