@@ -19,7 +19,7 @@ TEXT = (pathlib.Path(__file__).resolve().parents[2] / 'docs/control.md').read_te
 # Where the examples of a command run, in this order; an example may presuppose those before it.
 ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'disconnect', 'connect', 'shutdown']
 ON_MANUAL_SECONDARY = ['commit', 'discard']
-ON_LONELY_SECONDARY = ['promote']
+ON_LONELY_SECONDARY = ['resolve', 'promote']
 CHECKPOINTS = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state', 'release-memory']
 # Documented ahead of the code.
 NOT_YET = []
@@ -132,6 +132,10 @@ class Primary(Nodes):
             for example in EXAMPLES[command]:
                 self.run_example(control, example)
         self.assertEqual(p.processes['alpha'].wait(pair.SECONDS), 0)
+        stopped = p.run('status', 'alpha', '--json')
+        self.assertEqual(stopped.returncode, 5)
+        self.assertEqual({k: json.loads(stopped.stdout)[k] for k in ('role', 'state')},
+                         {'role': 'primary', 'state': 'stopped'}, 'the role is that of the last run')
 
     def test_greeting(self):
         shown = json.loads(re.search(r'^\{"tandem": .*$', TEXT, re.M)[0])
@@ -317,6 +321,8 @@ class Secondary(Nodes):
             for example in EXAMPLES[command]:
                 if not example.guest:
                     self.run_example(self.connect(p, 'beta'), example)
+                if command == 'resolve':  # taken back, for what follows
+                    self.connect(p, 'beta').ask({'execute': 'resolve', 'arguments': {'yield': False}})
 
 
 if __name__ == '__main__':
