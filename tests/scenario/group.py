@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,19 @@ from node import Control, Refused  # noqa: E402
 
 MIB = 1 << 20
 SECONDS = 60  # no event takes as long, also on a busy machine
+
+
+def sanitizer_env(build):
+    """TANDEM_TEST_SANITIZER=thread or address, with a build of that kind: as in tests/crash/crash.py."""
+    name = os.environ.get("TANDEM_TEST_SANITIZER")
+    if not name:
+        return None
+    library = subprocess.run(["gcc", "-print-file-name=lib%s.so" % ("tsan" if name == "thread" else "asan")],
+                             check=True, capture_output=True, text=True).stdout.strip()
+    shim = os.path.realpath(os.path.join(build, "tests/crash/tandem-plain-strerror.so"))
+    return dict(os.environ, LD_PRELOAD="%s:%s" % (shim, os.path.realpath(library)),
+                TSAN_OPTIONS="halt_on_error=0 second_deadlock_stack=1",
+                ASAN_OPTIONS="detect_leaks=1 verify_asan_link_order=0", UBSAN_OPTIONS="print_stacktrace=1")
 
 
 class Failure(Exception):
@@ -59,6 +73,7 @@ class Group:
         self.tandem = os.path.realpath(os.path.join(build, "tandem"))
         self.dir = tempfile.mkdtemp(prefix="tandem.", dir=os.environ.get("TMPDIR", "/tmp"))
         self.disks, self.size, self.procs, self.others = disks, size, {}, []
+        self.env = sanitizer_env(build)
         self.conf = os.path.join(self.dir, "g.conf")
         port = random.randrange(20000, 32000)
         text = "[group]\nname = g\n" + keys
@@ -95,7 +110,8 @@ class Group:
 
     def start(self, node, role):
         log = open(self.path(node + ".log"), "ab")  # pylint: disable=consider-using-with
-        self.procs[node] = subprocess.Popen([self.tandem, role, self.conf, "--node", node], stdout=log, stderr=log)
+        self.procs[node] = subprocess.Popen([self.tandem, role, self.conf, "--node", node], stdout=log, stderr=log,
+                                            env=self.env)
         until("control socket of " + node, lambda: self.answers(node))
 
     def answers(self, node):
@@ -155,6 +171,9 @@ class Group:
         self.others.append(p)
         return p
 
+    def procs_logs(self):
+        return [n for n in os.listdir(self.dir) if n.endswith(".log")]
+
     def close(self, failed=False):
         for p in list(self.procs.values()) + self.others:
             if p.poll() is None:
@@ -170,6 +189,11 @@ class Group:
                 if name.endswith(".log"):
                     with open(self.path(name), encoding="utf-8", errors="replace") as f:
                         print("--- %s\n%s" % (name, f.read()[-6000:]))
+        for name in self.procs_logs():
+            with open(self.path(name), encoding="utf-8", errors="replace") as f:
+                found = re.search(r"(WARNING: ThreadSanitizer|ERROR: (Address|Leak)Sanitizer|runtime error:)(.|\n){0,4000}",
+                                  f.read())
+            need(not found or failed, "a report of a sanitizer:", found and found[0])
         logs = os.environ.get("TANDEM_TEST_LOGS")
         if logs:
             os.makedirs(logs, exist_ok=True)

@@ -143,6 +143,8 @@ def promote_and_serve(build, seed):
         slow.start()
         g.start("beta", "primary")
         must_be_draining(g, "after the restart")
+        dirty = g.status("beta")["disks"]["vda"]["dirty"]
+        need(dirty > 0, "what the guest wrote is not dirty:", dirty)
         k, content = check_prefix(g, base, ops, flushed, "SIGKILL in the drain")
         ok("SIGKILL in the middle of the drain: %d of %d writes are there, %d were flushed" % (k, len(ops), flushed))
 
