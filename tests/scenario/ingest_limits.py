@@ -162,7 +162,7 @@ def promotion(build, seed):
             content = bytes(w.content)
         w.wait_writes(50, 0)
         g.ask("beta", "commit")
-        snapshot = g.connect("beta", "vda@committed")
+        snapshot, idle = g.connect("beta", "vda@committed"), g.connect("beta")
         w.wait_writes(50, 1000)
         answer = g.ask("beta", "promote")
         need(answer["generation"] == 2 and answer["discarded"]["epochs"] == 1, "promote", answer)
@@ -170,6 +170,8 @@ def promotion(build, seed):
         need(w.error.errnum == errno.ESHUTDOWN, "the old client", w.error)
         s = g.status("beta")
         need(s["role"] == "primary" and s["epoch"]["committed"] == answer["epoch"], "status", s)
+        for request in ((idle.pwrite, b"x" * 512, 0), (idle.zero, 512, 0), (idle.pread, 512, 0), (idle.flush,)):
+            need(nbd_errno(*request) == errno.ESHUTDOWN, "a request of a connection to the secondary")
         need(not differ(g.read("beta"), content), "the promoted disk")
         h = g.connect("beta")
         h.pwrite(pattern(9, 0, MIB), MIB)
