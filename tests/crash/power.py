@@ -11,6 +11,7 @@ Secondary (I1, I2, I7): it must come up at a committed epoch not older than the 
 sent, with each disk bit by bit as the stream has it there.  Some of these recoveries are logged and cut again.
 Primary (I5): each sector of a client's region must hold what was completed before the last flush, or with FUA, or
 something that was written to it later.
+Both at one moment (I3): started again in their roles they come together, and are equal at the next cut.
 
 Output in the manner of TAP."""
 import argparse
@@ -137,6 +138,7 @@ class Disk:
         return image
 
 
+KINDS = ("both", "secondary", "secondary", "primary")
 MODES = ("kept", "lost", "torn", "torn", "some", "order")
 
 
@@ -420,6 +422,69 @@ class Run:
         return log
 
 
+    def both_run(self):
+        """Both nodes lose their power at one moment; then the group is brought together again (I3)."""
+        r = self.random
+        logs = {}
+        initial = {}
+        for node in self.pair.nodes:
+            node.init()
+            initial[node] = read_folder(node.dir)
+        for node, role in ((self.secondary, "secondary"), (self.primary, "primary")):
+            env, logs[node] = self.log_env(node, node.name + "-storage.log")
+            node.start(role, env)
+        self.pair.protect(self.primary)
+        load = Load(self.primary, itertools.count(1), r.random(), pause=0.001, heavy=r.random() < 0.5)
+        load.start()
+        time.sleep(self.args.seconds)
+        self.pair.proxy_to(self.secondary).shut_now()
+        time.sleep(self.args.seconds * r.random() / 2)  # solo
+        self.pair.proxy_to(self.secondary).open()
+        self.pair.protect(self.primary)
+        time.sleep(self.args.seconds / 2)
+        load.stop()
+        for node in self.pair.nodes:
+            node.kill()
+        cuts = {}
+        for node in self.pair.nodes:
+            log = Log(logs[node], os.path.realpath(node.dir))
+            os.unlink(logs[node])
+            cuts[node] = Cuts(log, initial[node], secondary=False)
+        mine = cuts[self.primary].log
+        self.partial = 0
+        for place in places(r, mine, max(2, self.args.cuts // 3)):
+            when = mine.events[min(place, len(mine.events) - 1)].ns
+            cuts[self.primary].go(place)
+            theirs = cuts[self.secondary].log.events
+            cuts[self.secondary].go(next((i for i, e in enumerate(theirs) if e.ns > when), len(theirs)))
+            self.meet_again(cuts, r, "power cut of both at event %d of %d of the primary" % (place, len(mine.events)))
+        return mine
+
+    def meet_again(self, cuts, r, what):
+        number = next(self.serial)
+        directory = os.path.join(self.directory, "both%d" % number)
+        pair = Pair(directory, os.path.join(self.directory, "logs", "both%d" % number), self.args.tandem, SIZES,
+                    self.pair.group)
+        for old, new in zip(self.pair.nodes, pair.nodes):
+            cuts[old].write_out(r, new.dir)
+            pair.write_conf(new)
+        primary, secondary = pair.nodes
+        try:
+            secondary.start("secondary")
+            primary.start("primary")
+            pair.protect(primary)
+            primary.execute("cut", wait="committed")
+            oracle.compare("the secondary", primary.read_disks(), secondary.read_disks())
+            self.recovered += 1
+            with open(primary.log, encoding="utf-8", errors="replace") as file:
+                self.partial += "what has changed since" in file.read()
+        except (Failure, Refused) as e:
+            raise Failure("%s (folder %s): %s" % (what, directory, e)) from None
+        finally:
+            pair.close()
+        shutil.rmtree(directory)
+
+
 def check_flushed(walker, images, when):
     """I5 for one client's regions, if the power went at `when`.  Returns how many sectors had a promise to keep."""
     start, size = walker.region
@@ -477,7 +542,8 @@ def _digest(images):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
     parser.add_argument("build", help="build directory")
-    parser.add_argument("--runs", type=int, default=4, help="logged runs (default 4; every fourth of the primary)")
+    parser.add_argument("--runs", type=int, default=4, help="logged runs (default 4: two of the secondary, one of "
+                        "the primary, one of both)")
     parser.add_argument("--cuts", type=int, default=40, help="power cuts of each (default 40)")
     parser.add_argument("--seconds", type=float, default=0.4, help="of load in each (default 0.4)")
     parser.add_argument("--seed", type=int, default=None, help="of the plan (default: random, and shown)")
@@ -489,10 +555,10 @@ def main():
     for number in range(1, args.runs + 1):
         directory = tempfile.mkdtemp(prefix="tandem-power.", dir=args.directory)
         run = Run(args, seed + number - 1, directory)
-        of_primary = number % 4 == 0
+        kind = KINDS[number % len(KINDS)]
         try:
-            log = run.primary_run() if of_primary else run.secondary_run()
-        except (Failure, Violation) as e:
+            log = getattr(run, kind + "_run")()
+        except (Failure, Violation, Refused) as e:
             print("not ok %d - %s" % (number, e))
             print("# seed %d; kept: %s" % (seed + number - 1, directory))
             return 1
@@ -500,7 +566,10 @@ def main():
             run.pair.close()
         shutil.rmtree(directory)
         kinds = [sum(e.kind == k for e in log.events) for k in (WRITE, FLUSHED, SEND)]
-        if of_primary:
+        if kind == "both":
+            print("ok %d - both: %d times equal again, after a sync of what may differ %d times (log: %d writes, %d "
+                  "flushes, %d sends)" % ((number, run.recovered, run.partial) + tuple(kinds)), flush=True)
+        elif kind == "primary":
             print("ok %d - primary: %d states, %d promised sectors (log: %d writes, %d flushes, %d sends)" %
                   ((number, run.recovered, run.flushed) + tuple(kinds)), flush=True)
         else:
