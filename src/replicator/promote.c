@@ -33,6 +33,19 @@ static void promote_note(struct metadata *m, void *ctx)
 	identity_name(&m->id, &p->group, p->volume);
 }
 
+static int promote_refuse_empty(struct node *n, struct error *err)
+{
+	const char *why;
+
+	pthread_mutex_lock(&n->meta_lock);
+	why = identity_refuse_promotion(&n->meta.now.id);
+	pthread_mutex_unlock(&n->meta_lock);
+	return error_set(err, ERROR_STATE, -ENODATA, "%s",
+		why ? why
+		    : "there is no committed state to promote: what this node wrote as the primary "
+		      "belongs to no epoch; start it with tandem primary");
+}
+
 /* A primary that is heard two heartbeats from now, or later, is alive: refused.  What is heard
  * sooner tells nothing, it may have been on its way when the primary died.  A link that is silent
  * gets peer-timeout-ms to be given up. */
@@ -53,10 +66,7 @@ static int promote_check(struct node *n, bool force, bool memory, struct error *
 		receiver_get_status(n->receiver, &st);
 		pthread_mutex_unlock(&n->lock);
 		if (st.core.mode == REPLICA_EMPTY)
-			return error_set(err, ERROR_STATE, -ENODATA,
-				"there is no committed state to promote: no full sync was "
-				"committed "
-				"yet");
+			return promote_refuse_empty(n, err);
 		if (st.core.mode == REPLICA_DIRECT)
 			return error_set(err, ERROR_STATE, -ENODATA,
 				"a full sync is under way: until it is committed there is no state "

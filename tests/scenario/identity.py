@@ -498,6 +498,60 @@ def primary_crashed_and_came_back(rig):
 
 
 @scenario
+def rejoined_primary_killed_at_the_commit(rig):
+    """It took the other's data over a moment ago, and may not have noted so beside its journal: nothing of it is lost."""
+    rig.begin()
+    old, new = rig.alpha, rig.beta
+    for i in range(3):
+        rig.write(old, (0, (7 + i) * UNIT), (1, 70000 * (i + 1)))
+        old.kill()
+        rig.promote(new)
+        rig.write(new, (0, (7 + i) * UNIT + 3000), (1, 5 * UNIT), (0, (12 + i) * UNIT))
+        have, generation = new.read_disks(), new.status()["generation"]
+        old.start("secondary")
+        rig.pair.protect(new)
+        old.kill()
+        new.kill()
+        old.start("secondary")
+        rig.generation(old, generation)
+        check(old.read_disks() == have, "what was committed is not what the secondary has after the crash")
+        rig.promote(old)
+        check(old.read_disks() == have, "what was committed is not what the promoted node has")
+        new.start("secondary")
+        rig.meet(old)
+
+
+@scenario
+def writes_during_a_sync(rig):
+    """Under a guest that writes all the time; and with either side killed in the middle."""
+    rig.pair.group["sync-rate"] = "2M"
+    rig.pair.write_conf(rig.alpha)
+    for node in rig.pair.nodes:
+        node.init()
+    rig.alpha.start("primary")
+    for disk in range(2):
+        rig.write(rig.alpha, (disk, 0), length=FILLED)
+
+    def in_a_sync(status):
+        """... and one write more."""
+        rig.write(rig.alpha, (rig.number % 2, (rig.number * 7919 * 512) % (5 * UNIT)))
+        return status.get("sync", {}).get("done", 0) > UNIT
+    rig.beta.start("secondary")
+    rig.alpha.execute("connect")
+    rig.alpha.wait("in a sync", in_a_sync)
+    rig.beta.kill()
+    rig.alpha.wait_state("solo")
+    rig.beta.start("secondary")
+    rig.alpha.execute("connect")
+    rig.alpha.wait("in a sync", in_a_sync)
+    rig.alpha.kill()
+    rig.alpha.start("primary")
+    rig.alpha.execute("connect")
+    rig.alpha.wait("in a sync, or after it", lambda s: in_a_sync(s) or s["state"] == "protected")
+    rig.meet(rig.alpha)
+
+
+@scenario
 def secondary_crashed(rig):
     rig.begin()
     for i in range(2):
