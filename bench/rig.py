@@ -147,6 +147,8 @@ class Rig:
         self.fast_dir = tempfile.mkdtemp(prefix="tandem-bench.", dir="/dev/shm")
         self.servers = []
         self.controls = {}
+        self.nodes = {}
+        self.ports = {}
         self.conf = None
 
     def image(self, name, size, content="random"):
@@ -181,12 +183,12 @@ class Rig:
     def configure(self, image, copy, **group):
         """Writes the configuration of a group whose one disk is image on alpha and copy on beta."""
         port = random.randrange(20000, 30000)
+        self.ports = {"alpha": port, "beta": port + 1}
         lines = ["[group]", "name = bench"]
         lines += [f"{key.replace('_', '-')} = {value}" for key, value in group.items()]
         for name, base, backing in (("alpha", self.dir, image), ("beta", self.fast_dir, copy)):
-            lines += [f"[node {name}]", f"link = 127.0.0.1:{port}", f"state-dir = {base}/{name}",
+            lines += [f"[node {name}]", f"link = 127.0.0.1:{self.ports[name]}", f"state-dir = {base}/{name}",
                       f"run-dir = {base}/{name}.run", f"disk.vda = {backing}"]
-            port += 1
         self.conf = os.path.join(self.dir, "bench.conf")
         with open(self.conf, "w", encoding="utf-8") as f:
             f.write("\n".join(lines) + "\n")
@@ -214,7 +216,15 @@ class Rig:
                 return None
 
         self.controls[node] = until(20, f"node {node}", connected)
+        self.nodes[node] = server
         return server
+
+    def stop(self, node):
+        self.controls.pop(node).close()
+        self.nodes.pop(node).close()
+
+    def port(self, node):
+        return self.ports[node]
 
     def state(self, node):
         return self.controls[node].ask("query-status")
