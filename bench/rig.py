@@ -32,7 +32,7 @@ def until(seconds, what, test):
     while not (value := test()):
         if time.monotonic() > end:
             raise Trouble(f"{what}: not within {seconds} s")
-        time.sleep(0.01)
+        time.sleep(0.002)
     return value
 
 
