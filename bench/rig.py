@@ -40,6 +40,15 @@ def median(values):
     return statistics.median(values) if values else None
 
 
+def free_ports(count):
+    """Ports of 127.0.0.1 that nobody uses now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
 def cpu_of(pid):
     """Seconds of CPU of a process, all its threads, ended ones too."""
     with open(f"/proc/{pid}/stat", encoding="ascii") as f:
@@ -182,8 +191,7 @@ class Rig:
 
     def configure(self, image, copy, **group):
         """Writes the configuration of a group whose one disk is image on alpha and copy on beta."""
-        port = random.randrange(20000, 30000)
-        self.ports = {"alpha": port, "beta": port + 1}
+        self.ports = dict(zip(("alpha", "beta"), free_ports(2)))
         lines = ["[group]", "name = bench"]
         lines += [f"{key.replace('_', '-')} = {value}" for key, value in group.items()]
         for name, base, backing in (("alpha", self.dir, image), ("beta", self.fast_dir, copy)):
