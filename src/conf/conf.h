@@ -86,6 +86,8 @@ struct conf {
 	/* [unsafe]: each weakens a guarantee and is shown by `status` */
 	bool unsafe_plaintext;       /* plaintext-link = yes: no TLS off loopback */
 	bool unsafe_commit_received; /* commit = received: acknowledged when in memory */
+	bool unsafe_resync_in_place; /* resync = in-place: the secondary may lose its state
+					meanwhile */
 	bool unsafe_no_flush;        /* ignore-guest-flush = yes: not used by default */
 };
 

@@ -77,6 +77,7 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 	IGNORED(ARBITER, "command"),
 	UNSAFE("plaintext-link", unsafe_plaintext, "no yes", "no"),
 	UNSAFE("commit", unsafe_commit_received, "durable received", "durable"),
+	UNSAFE("resync", unsafe_resync_in_place, "staged in-place", "staged"),
 	UNSAFE("ignore-guest-flush", unsafe_no_flush, "no yes", "no"),
 };
 

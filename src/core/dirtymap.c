@@ -175,6 +175,17 @@ bool dirtymap_test(const struct dirtymap *m, enum dirtymap_layer layer, uint64_t
 	return false;
 }
 
+bool dirtymap_covers(
+	const struct dirtymap *m, enum dirtymap_layer layer, uint64_t off, uint64_t len)
+{
+	uint64_t first = off >> m->shift, end = ((off + len - 1) >> m->shift) + 1;
+
+	for (uint64_t w = first / 64; w * 64 < end; w++)
+		if (~m->bits[layer][w] & dirtymap_mask(w, first, end))
+			return false;
+	return true;
+}
+
 /* First block at or behind from whose bit is set (or clear, with invert); m->blocks = none. */
 static uint64_t dirtymap_find(
 	const struct dirtymap *m, enum dirtymap_layer layer, uint64_t from, bool invert)

@@ -72,6 +72,9 @@ void dirtymap_clear_all(struct dirtymap *m, enum dirtymap_layer layer);
 /* into |= from; from is empty afterwards. */
 void dirtymap_move(struct dirtymap *m, enum dirtymap_layer into, enum dirtymap_layer from);
 bool dirtymap_test(const struct dirtymap *m, enum dirtymap_layer layer, uint64_t off, uint64_t len);
+/* Whether every block that [off, off+len) touches is set. */
+bool dirtymap_covers(
+	const struct dirtymap *m, enum dirtymap_layer layer, uint64_t off, uint64_t len);
 /* The next run of set bits at or behind byte from, at most max bytes (whole blocks). */
 bool dirtymap_next(const struct dirtymap *m, enum dirtymap_layer layer, uint64_t from, uint64_t max,
 	struct dirtymap_run *ret_run);

@@ -13,10 +13,10 @@ void primary_init(struct primary *p, void *mirrored, uint64_t queue_size)
 	queue_init(&p->queue, mirrored, queue_size);
 }
 
-void primary_session_begin(
-	struct primary *p, uint64_t floor, uint64_t sync_total, uint64_t max_epoch_bytes)
+void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync kind,
+	uint64_t sync_total, uint64_t max_epoch_bytes)
 {
-	struct record rec = {.type = RECORD_SYNC_BEGIN, .length = sync_total};
+	struct record rec = {.type = RECORD_SYNC_BEGIN, .offset = kind, .length = sync_total};
 	uint8_t *slot;
 
 	queue_reset(&p->queue);
@@ -277,6 +277,12 @@ const char *primary_ack(struct primary *p, const struct record *rec)
 {
 	if (rec->offset > p->total_changes || rec->length > p->total_bytes)
 		return "acknowledges more than was sent";
+	if (rec->type == RECORD_ACK_SYNCED) {
+		if (p->state != PRIMARY_SYNCING)
+			return "acknowledges a part of a sync, and none runs";
+		p->settled = max_u64(p->settled, rec->offset);
+		return NULL;
+	}
 	if (rec->type == RECORD_ACK_RECEIVED) {
 		if (rec->epoch >= primary_memory_epoch(p))
 			return "acknowledges an epoch that was not sealed";

@@ -80,9 +80,10 @@ static inline bool primary_replicating(const struct primary *p)
 	return p->state == PRIMARY_SYNCING || p->state == PRIMARY_PROTECTED;
 }
 
-/* The peer was accepted: epochs begin above floor; a full sync of sync_total bytes begins. */
-void primary_session_begin(
-	struct primary *p, uint64_t floor, uint64_t sync_total, uint64_t max_epoch_bytes);
+/* The peer was accepted: epochs begin above floor; a sync of sync_total bytes begins, which lands
+ * there as kind says. */
+void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync kind,
+	uint64_t sync_total, uint64_t max_epoch_bytes);
 void primary_session_end(struct primary *p);
 
 /* A place in the stream for one change; rec has type, flags, volume, payload, offset, length; epoch
@@ -118,7 +119,8 @@ int primary_sync_end(struct primary *p, uint64_t now);
 int primary_say(struct primary *p, enum record_type type, uint64_t reason, uint64_t generation,
 	const char *text);
 
-/* One checked record of the peer (ACK_RECEIVED, ACK_COMMITTED). NULL, or why it cannot be. */
+/* One checked record of the peer (ACK_RECEIVED, ACK_COMMITTED, ACK_SYNCED). NULL, or why it cannot
+ * be. */
 const char *primary_ack(struct primary *p, const struct record *rec);
 void primary_get_pending(
 	const struct primary *p, uint64_t now, struct primary_pending *ret_pending);

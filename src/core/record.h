@@ -22,6 +22,7 @@
 #define RECORD_MAX_VOLUMES 64u
 #endif
 #define RECORD_MAX_TEXT 512u           /* bytes of a GOODBYE's text */
+#define RECORD_MAX_MAP 8200u           /* bytes of a MAP's payload */
 #define RECORD_MAX_LENGTH (1ull << 62) /* offset + length stays below 2^63 */
 #define RECORD_OPTIONAL 0x8000u        /* bit of the type */
 
@@ -38,6 +39,9 @@ enum record_type {
 	RECORD_GOODBYE = 10,
 	RECORD_PAGES = 11, /* core/pages.h */
 	RECORD_STATE = 12,
+	RECORD_MAP = 13, /* core/dirtymap_wire.h */
+	RECORD_MAP_END = 14,
+	RECORD_ACK_SYNCED = 15,
 	/* only in journals */
 	RECORD_COMMIT = 256,
 	RECORD_DISCARD = 257,
@@ -49,6 +53,13 @@ enum record_flags {
 	RECORD_FLAG_LZ4 = 4,   /* PAGES, STATE: how the data is compressed */
 	RECORD_FLAG_ZSTD = 8,
 	RECORD_FLAG_MERGE = 16, /* SEAL: no state of the group, joined to the next epoch */
+};
+
+/* How a sync lands on the secondary: offset of SYNC_BEGIN. */
+enum record_sync {
+	RECORD_SYNC_IN_PLACE = 0, /* straight on the images: nothing to promote until it commits */
+	RECORD_SYNC_STAGED = 1,   /* through the journal, as one epoch */
+	RECORD_SYNC_KINDS,
 };
 
 enum record_goodbye {

@@ -223,6 +223,7 @@ void replica_session_begin(struct replica *r)
 		replica_direct_cancel(r);
 	replica_drop_open(r, false, NULL, NULL);
 	r->session = true;
+	r->sessions++;
 	r->severed = false;
 	r->session_floor = max_u64(r->seen, r->received);
 	r->rx_seq = 1;
@@ -235,7 +236,7 @@ void replica_session_begin(struct replica *r)
 /* Partial bytes of the link are forgotten; whole records stay where they are. */
 void replica_session_end(struct replica *r)
 {
-	r->session = r->lent = false;
+	r->session = r->lent = r->staging = false;
 	r->rx_len = r->rx_at;
 	r->rx_need = 0;
 	replica_drop_open(r, true, NULL, NULL);
@@ -338,6 +339,7 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 		.journal_used = r->head - r->durable.tail,
 		.sync_done = r->sync_done,
 		.sync_total = r->sync_total,
+		.staging = r->session && r->staged_epoch > r->committed,
 		.log_head = r->head,
 		.log_tail = r->durable.tail,
 		.memory_epoch = r->memory_epoch,

@@ -113,9 +113,11 @@ struct replica_batch {
 	struct imap *maps[RECORD_MAX_VOLUMES]; /* tag: 1 = may unmap */
 	uint64_t epoch;                        /* images hold it when the batch is applied */
 	uint64_t bytes;
-	bool direct; /* full sync in place */
-	bool final;  /* ... and the last batch of it: epoch commits by the caller's metadata */
+	bool direct;      /* full sync in place */
+	bool final;       /* ... and the last batch of it: epoch commits by the caller's metadata */
+	uint64_t changes; /* of a full sync: how many of the session's the images hold then */
 	/* private */
+	uint64_t session;
 	struct replica_epoch *epochs;
 	struct replica_chunk **pinned;
 	size_t npinned;
@@ -190,6 +192,9 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 bool replica_batch_done(
 	struct replica *r, struct replica_batch *batch, struct journal_header *ret_header);
 void replica_tail_durable(struct replica *r, const struct journal_header *h);
+/* In a sync in place, after replica_batch_done: the images were flushed since. The primary is told
+ * how much need not come again if the sync is interrupted. */
+void replica_direct_durable(struct replica *r, const struct replica_batch *batch);
 /* The full sync is committed: the metadata that says so is durable. */
 void replica_direct_committed(struct replica *r, uint64_t epoch);
 
@@ -224,6 +229,7 @@ struct replica_status {
 	uint64_t unapplied_bytes;                                /* of their changes */
 	uint64_t log_head, log_tail;                             /* positions in the journal */
 	uint64_t sync_done, sync_total;
+	bool staging; /* a staged sync runs: the committed state stays until its epoch commits */
 	uint64_t memory_epoch; /* that image and state hold; 0 = none */
 	uint64_t held;         /* bytes of memory and state beside the image */
 	int error;

@@ -132,6 +132,9 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 			return false;
 		b.direct = true;
 		b.final = r->direct_sealed;
+		r->direct_taken += r->applying->count;
+		b.changes = r->direct_taken;
+		b.session = r->sessions;
 		b.epoch = r->direct_epoch;
 		b.bytes = r->applying->bytes;
 		r->batch_direct = r->direct_touched = true;
@@ -196,6 +199,14 @@ void replica_tail_durable(struct replica *r, const struct journal_header *h)
 	r->durable = *h;
 	r->tail_out = false;
 	replica_log_kick(r);
+}
+
+void replica_direct_durable(struct replica *r, const struct replica_batch *b)
+{
+	struct record ack = {.type = RECORD_ACK_SYNCED, .offset = b->changes};
+
+	if (r->session && r->mode == REPLICA_DIRECT && b->session == r->sessions)
+		r->ops->send(r->ctx, &ack);
 }
 
 void replica_direct_committed(struct replica *r, uint64_t epoch)

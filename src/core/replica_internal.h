@@ -74,6 +74,10 @@ struct replica {
 	uint64_t session_changes, session_bytes, acked_changes;
 	uint64_t acked_epoch; /* received, as the primary knows */
 	uint64_t direct_epoch, sync_done, sync_total;
+	uint64_t direct_taken;                 /* changes of it that batches took */
+	uint64_t sessions;                     /* begun so far */
+	bool staging;                          /* between SYNC_BEGIN and SYNC_END of a staged one */
+	uint64_t staged_epoch;                 /* its epoch */
 	uint64_t sync_changes, sync_bytes;     /* of the session up to SYNC_END */
 	bool direct_ended;                     /* SYNC_END came: what follows is for the journal */
 	bool direct_final;                     /* the last batch was taken */

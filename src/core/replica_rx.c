@@ -55,6 +55,8 @@ static const char *replica_check_seal(
 
 	if (r->mode == REPLICA_EMPTY || replica_to_images(r))
 		return "seal without a committed state";
+	if (r->staging)
+		return "seal in a sync";
 	if (merge && (!r->cfg.image || !r->memory_whole || rec->epoch == r->direct_epoch))
 		return "seal with a merge where none can be";
 	if (r->cfg.image && !merge && !(mine && replica_memory_has_state(e)))
@@ -86,7 +88,7 @@ static const char *replica_check_context(
 			return "beyond the end of the volume";
 		if (r->mode == REPLICA_EMPTY)
 			return "change without a full sync before it";
-		if (replica_to_images(r) && rec->epoch != r->direct_epoch)
+		if ((replica_to_images(r) || r->staging) && rec->epoch != r->direct_epoch)
 			return "change of another epoch in a full sync";
 		if (r->mode == REPLICA_DIRECT && r->direct_ended && rec->epoch == r->direct_epoch)
 			return "change of a disk behind the end of its sync";
@@ -102,11 +104,15 @@ static const char *replica_check_context(
 		}
 		return replica_check_seal(r, rec, e);
 	case RECORD_SYNC_BEGIN:
-		return r->mode == REPLICA_DIRECT || r->session_changes
-			       ? "full sync is not the first of the connection"
+		if (rec->offset >= RECORD_SYNC_KINDS)
+			return "unknown kind of sync";
+		if (rec->offset == RECORD_SYNC_STAGED && r->mode != REPLICA_READY)
+			return "staged sync without a committed state";
+		return r->mode == REPLICA_DIRECT || r->staging || r->session_changes
+			       ? "sync is not the first of the connection"
 			       : NULL;
 	case RECORD_SYNC_END:
-		if (!replica_to_images(r) || rec->epoch != r->direct_epoch)
+		if (!(replica_to_images(r) || r->staging) || rec->epoch != r->direct_epoch)
 			return "end of a sync that was not begun";
 		return rec->offset != r->session_changes || rec->length != r->session_bytes
 			       ? "end of sync does not match what came of it"
@@ -136,7 +142,7 @@ int replica_take_change(struct replica *r, const struct record *rec, uint32_t at
 		return -ENOMEM;
 	r->session_changes++;
 	r->session_bytes += rec->length;
-	if (r->mode == REPLICA_DIRECT)
+	if (r->mode == REPLICA_DIRECT || r->staging)
 		r->sync_done += rec->flags & RECORD_FLAG_SYNC ? rec->length : 0;
 	return 0;
 }
@@ -171,6 +177,8 @@ int replica_take_seal(struct replica *r, const struct record *rec)
 		return -ENOMEM;
 	replica_close_epoch(r, e);
 	e->merged = merge;
+	if (rec->epoch == r->staged_epoch) /* no controller decides about a sync */
+		r->commit_allowed = max_u64(r->commit_allowed, rec->epoch);
 	if (r->mode == REPLICA_DIRECT && rec->epoch == r->direct_epoch) {
 		replica_direct_whole(r, e);
 		return 0;
@@ -186,13 +194,19 @@ int replica_take_seal(struct replica *r, const struct record *rec)
 
 static int replica_sync_begin(struct replica *r, const struct record *rec)
 {
+	r->direct_epoch = rec->epoch;
+	r->sync_total = rec->length;
+	r->sync_done = r->direct_taken = r->staged_epoch = 0;
+	if (rec->offset == RECORD_SYNC_STAGED) {
+		r->staging = true;
+		r->staged_epoch = rec->epoch;
+		r->ops->changed(r->ctx);
+		return 0;
+	}
 	/* What stands in the chunk is of former sessions and for the journal. */
 	if (replica_chunk_close(r) < 0)
 		return -ENOMEM;
 	r->mode = REPLICA_DIRECT;
-	r->direct_epoch = rec->epoch;
-	r->sync_total = rec->length;
-	r->sync_done = 0;
 	r->direct_ended = r->direct_final = r->direct_sealed = false;
 	r->ops->changed(r->ctx);
 	return 0;
@@ -230,6 +244,23 @@ static void replica_journal_seal(struct replica *r, const struct record *rec, ui
 	record_put_header(at, &seal);
 }
 
+/* The end of a staged sync is the SEAL of its epoch, unless a guest's memory and SEAL follow. */
+static int replica_staged_end(
+	struct replica *r, const struct record *rec, size_t size, bool *ret_keep)
+{
+	struct record seal = *rec;
+
+	r->staging = false;
+	*ret_keep = !r->cfg.image;
+	if (r->cfg.image)
+		return 0;
+	seal.type = RECORD_SEAL;
+	record_put_header(r->filling->buf + r->rx_at, &seal);
+	r->rx_at += (uint32_t)size;
+	r->filling->head.used = r->rx_at;
+	return replica_take_seal(r, &seal);
+}
+
 /* One whole, valid record at rx_at.  *ret_keep: it stays in the chunk. */
 static int replica_take(struct replica *r, const struct record *rec, size_t size, bool *ret_keep,
 	unsigned *ret_goodbye)
@@ -256,6 +287,8 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 		*ret_keep = false;
 		return replica_sync_begin(r, rec);
 	case RECORD_SYNC_END:
+		if (r->staging)
+			return replica_staged_end(r, rec, size, ret_keep);
 		*ret_keep = false;
 		return replica_sync_end(r, rec);
 	case RECORD_GOODBYE:

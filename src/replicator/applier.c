@@ -17,14 +17,16 @@
 #define APPLIER_ENOUGH (16u << 20) /* bytes worth a batch at once */
 #define APPLIER_WAIT_MS 200        /* or that old */
 #define APPLIER_IOV 64
-#define APPLIER_RUN (1u << 20)  /* bytes of one write */
-#define APPLIER_BACK (8u << 20) /* bytes read back from the journal at once */
+#define APPLIER_SYNC_EVERY (3 * NS_PER_S) /* a sync in place is made durable */
+#define APPLIER_RUN (1u << 20)            /* bytes of one write */
+#define APPLIER_BACK (8u << 20)           /* bytes read back from the journal at once */
 
 struct applier {
 	struct receiver *r;
 	struct backing_batch *out[CONF_MAX_DISKS];
 	uint8_t *back; /* what was read back from the journal, until the next wait */
 	size_t back_used;
+	uint64_t synced; /* clock_ns of the last flush of a sync in place */
 };
 
 struct applier_run {
@@ -142,6 +144,18 @@ static int applier_images(struct applier *a, struct replica_batch *b, bool flush
 	return r;
 }
 
+/* Whether a sync in place is to be made durable as far as it came: what is lost if it is
+ * interrupted is then no more than that. */
+static bool applier_sync_due(struct applier *a, const struct replica_batch *b)
+{
+	uint64_t now = clock_ns();
+
+	if (!b->direct || b->final || now - a->synced < APPLIER_SYNC_EVERY)
+		return false;
+	a->synced = now;
+	return true;
+}
+
 static void applier_mark_inconsistent(struct metadata *m, void *ctx)
 {
 	identity_touch(&m->id);
@@ -171,7 +185,7 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	struct receiver *r = a->r;
 	struct node *n = r->n;
 	struct journal_header h;
-	bool header, touch, ingest;
+	bool header, touch, ingest, durable = applier_sync_due(a, b);
 	struct error err;
 	int e;
 
@@ -186,14 +200,18 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 			return e;
 		}
 	}
-	e = applier_images(a, b, !b->direct || b->final);
+	e = applier_images(a, b, !b->direct || b->final || durable);
 	if (e < 0) {
 		applier_fail(r, e, "cannot write a disk");
 		return e;
 	}
 	pthread_mutex_lock(&n->lock);
 	header = replica_batch_done(r->core, b, &h);
+	if (durable)
+		replica_direct_durable(r->core, b);
 	pthread_mutex_unlock(&n->lock);
+	if (durable)
+		wake_up(&r->wake);
 	if (!header)
 		return 0;
 	e = journal_io_write_header(r, &h);
@@ -204,6 +222,8 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	if (b->direct) {
 		e = ingest ? node_note_ingest(n, b->epoch, &err)
 			   : node_meta_update(n, applier_mark_consistent, &b->epoch, &err);
+		if (e == 0 && !ingest)
+			e = receiver_clear_maps(r, &err);
 		if (e < 0) {
 			applier_fail(r, e, "cannot write the metadata");
 			return e;
@@ -220,9 +240,17 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 		replica_direct_committed(r->core, b->epoch);
 	}
 	pthread_mutex_unlock(&n->lock);
+	/* Of a staged sync. */
+	if (!b->direct)
+		e = receiver_settle(r, b->epoch, &err);
+	if (e < 0) {
+		applier_fail(r, e, "cannot write the metadata");
+		return e;
+	}
 	if (b->direct)
 		log_info("%s is complete and committed: epoch %llu",
-			ingest ? "the initial fill" : "full sync", (unsigned long long)b->epoch);
+			ingest ? "the initial fill" : "the sync in place",
+			(unsigned long long)b->epoch);
 	wake_up(&r->wake);
 	return 0;
 }

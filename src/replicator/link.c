@@ -87,17 +87,24 @@ static uint8_t *link_room(struct link *l, size_t size)
 bool link_put(struct link *l, const struct record *rec, const char *text)
 {
 	struct record r = *rec;
-	uint8_t *at;
 
 	r.payload = text ? (uint32_t)strnlen(text, RECORD_MAX_TEXT) : 0;
+	return link_put_data(l, &r, text);
+}
+
+bool link_put_data(struct link *l, const struct record *rec, const void *data)
+{
+	struct record r = *rec;
+	uint8_t *at;
+
 	at = link_room(l, record_size(r.payload));
 	if (!at)
 		return false;
 	r.seq = l->out_seq++;
 	memset(at, 0, record_size(r.payload));
 	if (r.payload) {
-		memcpy(at + RECORD_HEADER_SIZE, text, r.payload);
-		r.payload_crc = crc32c(text, r.payload);
+		memcpy(at + RECORD_HEADER_SIZE, data, r.payload);
+		r.payload_crc = crc32c(data, r.payload);
 	}
 	record_put_header(at, &r);
 	l->out_len += record_size(r.payload);

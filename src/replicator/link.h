@@ -39,6 +39,8 @@ bool link_take(struct link *l, enum record_place place, struct record *ret_rec,
 
 /* Queues one record behind what is still to go out; false = no room (the peer does not read). */
 bool link_put(struct link *l, const struct record *rec, const char *text);
+/* The same with rec->payload bytes at data. */
+bool link_put_data(struct link *l, const struct record *rec, const void *data);
 bool link_put_hello(struct link *l, const struct hello *h);
 static inline bool link_out_empty(const struct link *l)
 {

@@ -9,6 +9,7 @@
 
 #include "replicator/local.h"
 #include "replicator/memory.h"
+#include "replicator/receiver_internal.h"
 #include "replicator/sender.h"
 #include "util/bytes.h"
 #include "util/clock.h"
@@ -183,6 +184,8 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 		p.memory = r == 0;
 	}
 	pthread_mutex_unlock(&n->lock);
+	if (r == 0)
+		r = receiver_settle(n->receiver, note.committed, err);
 	if (r == 0)
 		r = node_meta_update(n, promote_note, &note, err);
 	if (r < 0) {

@@ -58,7 +58,10 @@ static void receiver_send(void *ctx, const struct record *rec)
 {
 	struct receiver *r = ctx;
 
-	if (rec->type == RECORD_ACK_COMMITTED) {
+	if (rec->type == RECORD_ACK_SYNCED) {
+		r->ack_synced = *rec;
+		r->have_synced = true;
+	} else if (rec->type == RECORD_ACK_COMMITTED) {
 		r->ack_committed = *rec;
 		r->have_committed = true;
 	} else {
@@ -125,7 +128,8 @@ static uint64_t receiver_random(void)
 
 /* Without a committed state nothing in the journal counts: it begins anew, and no old chunk can
  * follow the new chain value. */
-static int receiver_reset_journal(struct receiver *r, struct journal_header *h, struct error *err)
+static int receiver_reset_journal(
+	struct receiver *r, struct journal_header *h, uint64_t applied, struct error *err)
 {
 	int e;
 
@@ -133,7 +137,7 @@ static int receiver_reset_journal(struct receiver *r, struct journal_header *h, 
 	h->tail = 0;
 	h->tail_chain = receiver_random();
 	h->incarnation = receiver_random();
-	h->applied = 0;
+	h->applied = applied;
 	e = journal_io_write_header(r, h);
 	return e < 0 ? error_code(err, e, "journal: cannot write its header") : 0;
 }
@@ -146,14 +150,35 @@ static void receiver_note_settled(struct metadata *m, void *ctx)
 int receiver_settle(struct receiver *r, uint64_t committed, struct error *err)
 {
 	struct node *n = r->n;
+	bool due;
 	int e = 0;
 
 	pthread_mutex_lock(&n->meta_lock);
-	if (!identity_is_none(&n->meta.now.id.next.generation) &&
-		committed > n->meta.now.id.next.floor)
+	due = !identity_is_none(&n->meta.now.id.next.generation) &&
+	      committed > n->meta.now.id.next.floor;
+	if (due)
 		e = node_meta_update_locked(n, receiver_note_settled, &committed, err);
 	pthread_mutex_unlock(&n->meta_lock);
-	return e;
+	return due && e == 0 ? receiver_clear_maps(r, err) : e;
+}
+
+int receiver_clear_maps(struct receiver *r, struct error *err)
+{
+	struct node *n = r->n;
+	int e = 0;
+
+	pthread_mutex_lock(&n->lock);
+	for (unsigned i = 0; i < n->nvolumes && e == 0; i++) {
+		dirtymap_clear_all(n->maps[i], DIRTYMAP_WANTED);
+		e = mapfile_settle(&n->volumes[i].map);
+	}
+	pthread_mutex_unlock(&n->lock);
+	if (e < 0)
+		return error_code(err, e, "cannot write the dirty map");
+	pthread_mutex_lock(&n->meta_lock);
+	n->meta.now.id.tracked = true;
+	pthread_mutex_unlock(&n->meta_lock);
+	return 0;
 }
 
 static void receiver_note_loaded(struct metadata *m, void *ctx)
@@ -174,10 +199,10 @@ static int receiver_load(struct receiver *r, struct error *err)
 	const struct metadata *m = &n->meta.now;
 	struct journal_header h = {0};
 	struct replica_status st;
-	/* What was written as a primary is no committed state of a secondary, but for the journal
-	 * of a promotion. */
-	bool committed = m->id.consistent && (m->id.role != IDENTITY_PRIMARY || m->draining) &&
-			 m->committed > 0;
+	/* What was written as a primary stands on the disks and belongs to no epoch: a state below
+	 * every epoch that can come; but for the journal of a promotion. */
+	bool written = m->id.role == IDENTITY_PRIMARY && !m->draining;
+	uint64_t committed = !m->id.consistent ? 0 : written ? max_u64(m->seen, 1) : m->committed;
 	const char *why;
 	int e;
 
@@ -193,18 +218,20 @@ static int receiver_load(struct receiver *r, struct error *err)
 		cfg.second = n->memory->second;
 	}
 	e = journal_io_open(r, &h, err);
-	if (e == 0 && !committed)
-		e = receiver_reset_journal(r, &h, err);
+	if (e == 0 && (!committed || written))
+		e = receiver_reset_journal(r, &h, committed, err);
 	if (e < 0)
 		return e;
-	r->core = replica_new(&cfg, &h, committed ? m->committed : 0, &receiver_ops, r);
+	r->core = replica_new(&cfg, &h, committed, &receiver_ops, r);
 	if (!r->core)
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	e = replica_recover(r->core, receiver_random(), journal_io_read, r, &why);
 	if (e < 0)
 		return error_set(err, ERROR_IO, e, "journal: cannot recover: %s", why);
 	replica_get_status(r->core, &st);
-	e = node_meta_update(n, receiver_note_loaded, &st.committed, err);
+	e = receiver_settle(r, st.committed, err);
+	if (e == 0)
+		e = node_meta_update(n, receiver_note_loaded, &st.committed, err);
 	if (e < 0)
 		return e;
 	if (st.unapplied)

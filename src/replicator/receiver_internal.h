@@ -49,8 +49,8 @@ struct receiver {
 	unsigned in_flight; /* link thread's own */
 
 	/* acknowledgements to send (L): the newest counts */
-	struct record ack_received, ack_committed;
-	bool have_received, have_committed;
+	struct record ack_received, ack_committed, ack_synced;
+	bool have_received, have_committed, have_synced;
 
 	bool stopping, disconnected, connected, tls; /* (L) */
 	bool gone;                        /* (L) the link thread takes no requests any more */
@@ -76,6 +76,10 @@ struct receiver {
 	struct listener *listener;
 	struct candidate candidates[RECEIVER_CANDIDATES];
 	struct link link;
+	/* our dirty map, on its way to the primary */
+	bool maps_due;
+	unsigned map_volume;
+	uint64_t map_word;
 	bool blocked;          /* no room to receive */
 	bool failure_said;     /* in the log */
 	uint64_t refused_said; /* when a refusal was logged last */
@@ -95,6 +99,8 @@ int journal_io_create(const char *path, uint64_t size, bool force, struct error 
 /* What the sync of the session has brought is this node's own, once it is committed
  * (core/identity.h): noted durably.  Takes meta_lock. */
 int receiver_settle(struct receiver *r, uint64_t committed, struct error *err);
+/* The sync of a session is committed, and so noted: nothing differs but by the primary's map. */
+int receiver_clear_maps(struct receiver *r, struct error *err);
 
 void *receiver_main(void *arg);
 void *applier_main(void *arg);

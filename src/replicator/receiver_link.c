@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/dirtymap_wire.h"
 #include "replicator/receiver_internal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
@@ -29,7 +30,7 @@ static void receiver_end(struct receiver *r, const char *why)
 	if (why)
 		log_warning("link to the primary (%s): %s", r->peer, why);
 	pthread_mutex_lock(&n->lock);
-	r->connected = r->have_received = r->have_committed = false;
+	r->connected = r->have_received = r->have_committed = r->have_synced = false;
 	r->blocked = false;
 	replica_session_end(r->core);
 	if (why && !r->disconnected && !r->failure[0])
@@ -39,6 +40,36 @@ static void receiver_end(struct receiver *r, const char *why)
 	link_close(&r->link); /* last: why may be the transport's own text */
 }
 
+/* Our dirty map, as far as it goes out; it does not change before the session's sync is committed.
+ * 0, or negative errno. */
+static int receiver_say_maps(struct receiver *r, uint64_t now)
+{
+	struct record rec = {.type = RECORD_MAP_END};
+	uint8_t payload[RECORD_MAX_MAP];
+	struct node *n = r->n;
+	int e = 0;
+
+	while (e == 0 && r->maps_due) {
+		bool map = false;
+
+		pthread_mutex_lock(&n->lock);
+		while (r->map_volume < n->nvolumes &&
+			!(map = dirtymap_put_map(
+				  n->maps[r->map_volume], &r->map_word, &rec, payload))) {
+			r->map_volume++;
+			r->map_word = 0;
+		}
+		pthread_mutex_unlock(&n->lock);
+		rec.volume = map ? r->map_volume : 0;
+		if (!map)
+			rec = (struct record){.type = RECORD_MAP_END};
+		(void)link_put_data(&r->link, &rec, payload); /* the buffer is empty: it fits */
+		r->maps_due = map;
+		e = link_write(&r->link, now);
+	}
+	return e == -EAGAIN ? 0 : e;
+}
+
 /* Acknowledgements and heartbeats. */
 static int receiver_say(struct receiver *r, uint64_t now)
 {
@@ -46,13 +77,19 @@ static int receiver_say(struct receiver *r, uint64_t now)
 	struct link *l = &r->link;
 	int e;
 
+	if (r->maps_due) {
+		e = link_write(l, now); /* the hello, or the last piece of a map */
+		return e == -EAGAIN ? 0 : e < 0 ? e : receiver_say_maps(r, now);
+	}
 	if (link_out_empty(l)) {
 		pthread_mutex_lock(&r->n->lock);
 		if (r->have_received)
 			(void)link_put(l, &r->ack_received, NULL); /* empty: it fits */
 		if (r->have_committed)
 			(void)link_put(l, &r->ack_committed, NULL);
-		r->have_received = r->have_committed = false;
+		if (r->have_synced)
+			(void)link_put(l, &r->ack_synced, NULL);
+		r->have_received = r->have_committed = r->have_synced = false;
 		pthread_mutex_unlock(&r->n->lock);
 		if (link_out_empty(l) && now - l->said >= r->n->conf->heartbeat_ms * NS_PER_MS)
 			(void)link_put(l, &beat, NULL);
@@ -171,9 +208,9 @@ static void receiver_note_accepted(struct metadata *m, void *ctx)
 	const struct receiver_accepted *a = ctx;
 
 	(void)identity_settle(&m->id, a->own->committed);
-	/* What was written as a primary is an image, not a committed epoch of the journal. */
+	/* What was written as a primary is a state below every epoch that comes (receiver_load). */
 	if (m->id.role == IDENTITY_PRIMARY)
-		m->committed = 0;
+		m->committed = a->own->committed;
 	identity_accept(&m->id, &a->peer->id, a->full, max_u64(a->own->seen, a->own->committed));
 }
 
@@ -181,7 +218,7 @@ static void receiver_note_accepted(struct metadata *m, void *ctx)
 static void receiver_accept(struct receiver *r, struct candidate *c, const struct hello *peer,
 	const struct hello *own, const struct identity_decision *how)
 {
-	struct receiver_accepted a = {peer, own, true}; /* in place, every block */
+	struct receiver_accepted a = {peer, own, how->action == IDENTITY_SYNC_FULL};
 	struct node *n = r->n;
 	struct error err;
 
@@ -195,6 +232,10 @@ static void receiver_accept(struct receiver *r, struct candidate *c, const struc
 	(void)link_put_hello(&r->link, own); /* the first: it fits */
 	pthread_mutex_lock(&n->lock);
 	replica_session_begin(r->core);
+	r->maps_due = true;
+	/* Where every block comes, the map is not asked. */
+	r->map_volume = a.full ? n->nvolumes : 0;
+	r->map_word = 0;
 	r->connected = true;
 	r->tls = transport_is_tls(r->link.transport);
 	snprintf(r->peer, sizeof(r->peer), "%s", transport_peer(r->link.transport));

@@ -180,6 +180,12 @@ bool sender_replicating(const struct sender *s)
 	return primary_replicating(&s->core);
 }
 
+bool sender_copies_later(const struct sender *s, unsigned volume, uint64_t off, uint64_t len)
+{
+	return s->core.state == PRIMARY_SYNCING && !s->sync_ended &&
+	       dirtymap_covers(s->n->maps[volume], DIRTYMAP_WANTED, off, len);
+}
+
 int sender_cut(struct sender *s, uint64_t *ret_epoch)
 {
 	int r = primary_cut(&s->core, clock_ns(), ret_epoch);

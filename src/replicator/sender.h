@@ -43,6 +43,9 @@ void sender_publish(struct sender *s, uint8_t *slot, struct record *rec, const v
 
 /* (L) Whether changes go to the secondary now. */
 bool sender_replicating(const struct sender *s);
+/* (L) The sync that runs will copy all of this range later: the change need not be sent. */
+bool sender_copies_later(const struct sender *s, unsigned volume, uint64_t off, uint64_t len);
+
 /* (L) Ends the open epoch; 0, -ENOTCONN (not replicating), -EBUSY (syncing), -EAGAIN. */
 int sender_cut(struct sender *s, uint64_t *ret_epoch);
 /* (L) With a guest: it is about to be stopped. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the sender share: sender.c (life, changes, questions), sender_link.c (the link
- * thread), sync.c (the full sync of a session). */
+ * thread), sender_hello.c (how a session begins), sync.c (the sync of a session). */
 #ifndef TANDEM_REPLICATOR_SENDER_INTERNAL_H
 #define TANDEM_REPLICATOR_SENDER_INTERNAL_H
 
@@ -45,14 +45,34 @@ struct sender {
 	uint64_t sync_done, sync_total, sync_sent, sync_rate; /* (L) */
 };
 
-/* sync.c: begins the full sync of the session that has just begun; joins it. */
+#define SENDER_HANDSHAKE (5 * NS_PER_S) /* connect, TLS and each record of the hello */
+#define SENDER_BACKOFF_REFUSED (10 * NS_PER_S)
+#define SENDER_JOURNAL_ROOM (8ull << 20) /* of the secondary's journal that a sync cannot have */
+
+/* sender_link.c */
+void sender_wait(struct sender *s, short events, uint64_t ns);
+bool sender_told_to_stop(struct sender *s);
+int sender_lost(struct sender *s, struct error *err, int r);
+int sender_goodbye(
+	struct sender *s, const struct record *rec, const uint8_t *payload, struct error *err);
+
+/* sender_hello.c: sends ours, waits for theirs, decides, unites the maps; then begins the session.
+ * -EAGAIN: a guest's write was faster, and has begun a generation that our hello did not name. */
+int sender_hello(struct sender *s, struct hello *ret_peer, struct identity_decision *ret_how,
+	struct error *err);
+int sender_begin(struct sender *s, const struct hello *peer, const struct identity_decision *how,
+	struct error *err);
+
+/* sync.c: begins the sync of the session that has just begun; joins it. */
 int sync_start(struct sender *s);
 void sync_stop(struct sender *s);
+/* Bytes that the blocks which the dirty map wants will need in a journal, at most; a number above
+ * limit stands for "more". */
+uint64_t sync_estimate(struct node *n, uint64_t limit);
 
 /* (L) The session is over: what was on its way is to be copied again. */
 void sender_session_over(struct sender *s);
 
-/* sender_link.c */
 void *sender_main(void *arg);
 
 #endif

@@ -19,13 +19,11 @@
 #define SENDER_BATCH (512u << 10)       /* bytes that are sent without waiting for the tick */
 #define SENDER_IDLE (20 * NS_PER_MS)    /* without a write for that long: sleep until woken */
 #define SENDER_SEND_MAX (1u << 20)      /* bytes in one call */
-#define SENDER_HANDSHAKE (5 * NS_PER_S) /* connect, TLS and hello */
 #define SENDER_BACKOFF_MIN (100 * NS_PER_MS)
 #define SENDER_BACKOFF_MAX (5 * NS_PER_S)
-#define SENDER_BACKOFF_REFUSED (10 * NS_PER_S)
 
 /* Waits for the transport or a wake-up, at most ns. */
-static void sender_wait(struct sender *s, short events, uint64_t ns)
+void sender_wait(struct sender *s, short events, uint64_t ns)
 {
 	struct pollfd fds[2] = {{.fd = s->wake.fd, .events = POLLIN},
 		{.fd = s->link.transport ? transport_fd(s->link.transport) : -1, .events = events}};
@@ -36,7 +34,7 @@ static void sender_wait(struct sender *s, short events, uint64_t ns)
 		wake_clear(&s->wake);
 }
 
-static bool sender_told_to_stop(struct sender *s)
+bool sender_told_to_stop(struct sender *s)
 {
 	bool stop;
 
@@ -87,7 +85,7 @@ static int sender_open(struct sender *s, struct error *err)
 	return r;
 }
 
-static int sender_lost(struct sender *s, struct error *err, int r)
+int sender_lost(struct sender *s, struct error *err, int r)
 {
 	const char *why = transport_reason(s->link.transport);
 
@@ -98,7 +96,7 @@ static int sender_lost(struct sender *s, struct error *err, int r)
 }
 
 /* The peer's goodbye.  *ret_pause: how long to stay away. */
-static int sender_goodbye(
+int sender_goodbye(
 	struct sender *s, const struct record *rec, const uint8_t *payload, struct error *err)
 {
 	struct node *n = s->n;
@@ -123,123 +121,9 @@ static int sender_goodbye(
 	}
 }
 
-/* Sends ours, waits for theirs, decides. */
-static int sender_hello(struct sender *s, struct hello *ret_peer, struct identity_decision *ret_how,
-	struct error *err)
-{
-	uint64_t end = clock_ns() + SENDER_HANDSHAKE;
-	struct link *l = &s->link;
-	struct hello own;
-	const uint8_t *payload;
-	struct record rec;
-	const char *why;
-	int r;
-
-	node_hello(s->n, IDENTITY_PRIMARY, &own);
-	s->generation = own.id.current;
-	(void)link_put_hello(l, &own); /* the buffer is empty: it fits */
-	for (;;) {
-		r = link_write(l, clock_ns());
-		if (r == 0 || r == -EAGAIN)
-			r = link_read(l, clock_ns());
-		if (r < 0 && r != -EAGAIN)
-			return sender_lost(s, err, r);
-		if (link_take(l, RECORD_FROM_SECONDARY, &rec, &payload, &why))
-			break;
-		if (why)
-			return error_set(
-				err, ERROR_PEER, -EPROTO, "the peer sends garbage: %s", why);
-		if (sender_told_to_stop(s))
-			return error_set(err, ERROR_PEER, -ECANCELED, "told to stop");
-		if (clock_ns() >= end)
-			return error_set(err, ERROR_TIMEOUT, -ETIMEDOUT, "no hello came");
-		sender_wait(s, (short)(POLLIN | (link_out_empty(l) ? 0 : POLLOUT)), NS_PER_S / 4);
-	}
-	if (rec.type == RECORD_GOODBYE)
-		return sender_goodbye(s, &rec, payload, err);
-	if (rec.type != RECORD_HELLO)
-		return error_set(err, ERROR_PEER, -EPROTO,
-			"the peer began with %s, not with a hello", record_type_name(rec.type));
-	why = hello_decode(payload, rec.payload, ret_peer);
-	if (!why) {
-		identity_decide(&own.id, &ret_peer->id, ret_how);
-		why = identity_refused(ret_how) ? ret_how->text : NULL;
-	}
-	if (why) {
-		s->backoff_ns = SENDER_BACKOFF_REFUSED;
-		link_goodbye(l, RECORD_GOODBYE_REFUSED, 0, why);
-		return error_set(err, ERROR_PEER, -ECONNREFUSED, "refused: %s", why);
-	}
-	return 0;
-}
-
-struct sender_session_note {
-	const struct identity *peer;
-	bool full;
-	uint64_t seen;
-};
-
-static void sender_note_session(struct metadata *m, void *ctx)
-{
-	const struct sender_session_note *note = ctx;
-
-	identity_session(&m->id, note->peer, note->full);
-	m->seen = note->seen;
-}
-
 static void sender_note_synced(struct metadata *m, void *ctx)
 {
 	identity_synced(&m->id);
-}
-
-/* -EAGAIN: a guest's write was faster, and has begun a generation that our hello did not name. */
-static int sender_begin(struct sender *s, const struct hello *peer,
-	const struct identity_decision *how, struct error *err)
-{
-	struct sender_session_note note = {.peer = &peer->id, .full = true};
-	struct node *n = s->n;
-	uint64_t floor, total = 0;
-	int r;
-
-	/* No writer is between change and publish while solo, but for the last ones of before. */
-	while (atomic_load_explicit(&s->publishing, memory_order_acquire))
-		sender_wait(s, 0, NS_PER_MS / 10);
-	/* Held until the session has begun: node_note_write must not come in between. */
-	pthread_mutex_lock(&n->meta_lock);
-	floor = max_u64(max_u64(peer->seen, peer->committed), n->meta.now.seen);
-	/* Epoch numbers only grow, also over a restart: a bound is noted, not each one. */
-	note.seen = max_u64(floor, s->core.open) + 1 + (1ull << 20);
-	if (!identity_same(&n->meta.now.id.current, &s->generation))
-		r = error_set(err, ERROR_PEER, -EAGAIN, "a new generation has begun meanwhile");
-	else
-		r = node_meta_update_locked(n, sender_note_session, &note, err);
-	if (r < 0) {
-		pthread_mutex_unlock(&n->meta_lock);
-		return r;
-	}
-	pthread_mutex_lock(&n->lock);
-	for (unsigned i = 0; i < n->nvolumes; i++) {
-		dirtymap_mark_all(n->maps[i], DIRTYMAP_WANTED);
-		total += dirtymap_wanted_bytes(n->maps[i]);
-	}
-	primary_session_begin(&s->core, floor, total, peer->journal / 4);
-	s->session++;
-	s->sync_done = s->sync_sent = s->sync_rate = 0;
-	s->sync_total = total;
-	s->connected = true;
-	s->tls = transport_is_tls(s->link.transport);
-	snprintf(s->peer, sizeof(s->peer), "%s", transport_peer(s->link.transport));
-	node_set_reason(n, "full sync");
-	node_changed(n);
-	pthread_mutex_unlock(&n->lock);
-	pthread_mutex_unlock(&n->meta_lock);
-	r = sync_start(s);
-	if (r < 0)
-		error_code(err, r, "sync: cannot start a thread");
-	log_info("link to %s (%s%s) is up: full sync of %u disk%s begins: %s", n->peer->name,
-		s->peer, s->tls ? ", TLS" : "", n->nvolumes, n->nvolumes == 1 ? "" : "s",
-		how->text);
-	return r;
 }
 
 /* (L) What the peer says: acknowledgements. */
@@ -265,7 +149,8 @@ static int sender_hear(struct sender *s, struct error *err)
 
 		if (rec.type == RECORD_GOODBYE)
 			return sender_goodbye(s, &rec, payload, err);
-		if (rec.type != RECORD_ACK_RECEIVED && rec.type != RECORD_ACK_COMMITTED)
+		if (rec.type != RECORD_ACK_RECEIVED && rec.type != RECORD_ACK_COMMITTED &&
+			rec.type != RECORD_ACK_SYNCED)
 			continue;
 		pthread_mutex_lock(&n->lock);
 		before = s->core.state;
@@ -287,7 +172,7 @@ static int sender_hear(struct sender *s, struct error *err)
 		r = node_meta_update(n, sender_note_synced, NULL, err);
 		if (r < 0)
 			return r;
-		log_info("full sync is committed: the group is protected");
+		log_info("the sync is committed: the group is protected");
 	}
 	if (why)
 		return error_set(err, ERROR_PEER, -EPROTO, "the peer sends garbage: %s", why);

@@ -97,7 +97,8 @@ static void status_set_sync(json_t *o, const struct status_look *l)
 	uint64_t rate = l->primary ? l->s.sync_rate : 0;
 	json_int_t eta = rate && total > done ? (json_int_t)((total - done) / rate) : -1;
 
-	if (!(l->primary ? l->s.syncing : l->r.core.mode == REPLICA_DIRECT && !l->filling))
+	if (!(l->primary ? l->s.syncing
+			 : (l->r.core.mode == REPLICA_DIRECT && !l->filling) || l->r.core.staging))
 		return;
 	json_object_set_new(o, "sync",
 		json_pack("{s:I,s:I,s:I,s:I,s:I}", "done", (json_int_t)done, "total",

@@ -212,13 +212,13 @@ static int sync_step(
 }
 
 /* The next run of blocks that the peer lacks. */
-static bool sync_next(struct sync *y, struct volume *v, uint64_t from, struct dirtymap_run *ret_run)
+static bool sync_next(struct volume *v, uint64_t from, struct dirtymap_run *ret_run)
 {
 	bool any;
 
-	pthread_mutex_lock(&y->s->n->lock);
+	pthread_mutex_lock(&v->node->lock);
 	any = dirtymap_next(&v->map.map, DIRTYMAP_WANTED, from, SYNC_WINDOW, ret_run);
-	pthread_mutex_unlock(&y->s->n->lock);
+	pthread_mutex_unlock(&v->node->lock);
 	return any;
 }
 
@@ -226,7 +226,7 @@ static int sync_volume(struct sync *y, struct volume *v)
 {
 	struct dirtymap_run run;
 
-	for (uint64_t off = 0; sync_next(y, v, off, &run);) {
+	for (uint64_t off = 0; sync_next(v, off, &run);) {
 		uint64_t len = 0;
 		int r = sync_step(y, v, &run, &len);
 
@@ -242,6 +242,77 @@ static int sync_volume(struct sync *y, struct volume *v)
 	return 0;
 }
 
+struct sync_data {
+	uint64_t bytes, limit;
+};
+
+static int sync_add_data(void *ctx, uint64_t off, uint64_t len, bool zero)
+{
+	struct sync_data *d = ctx;
+
+	/* Zeroes are a header; data may be cut into records of one block of zero detection. */
+	d->bytes +=
+		zero ? RECORD_HEADER_SIZE : len + len / SYNC_ZERO_UNIT * RECORD_HEADER_SIZE + 4096;
+	return d->bytes > d->limit ? -ECANCELED : 0;
+}
+
+uint64_t sync_estimate(struct node *n, uint64_t limit)
+{
+	struct sync_data d = {.limit = limit};
+	int r = 0;
+
+	for (unsigned i = 0; i < n->nvolumes && r == 0; i++) {
+		struct volume *v = &n->volumes[i];
+		struct dirtymap_run run = {0};
+
+		while (r == 0 && sync_next(v, run.off + run.len, &run)) {
+			if (backing_get_info(v->backing)->can_extents)
+				r = backing_extents(
+					v->backing, run.off, run.len, sync_add_data, &d);
+			else
+				r = sync_add_data(&d, run.off, run.len, false);
+		}
+	}
+	/* An error will be met again, and reported, by the sync. */
+	return d.bytes;
+}
+
+/* (L) */
+static bool sync_wanted(struct node *n)
+{
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		if (n->maps[i]->wanted)
+			return true;
+	return false;
+}
+
+/* Everything that is wanted, until nothing is: a local write that failed may want a block again.
+ * Then the end of the sync stands in the stream before any later change can. */
+static int sync_all(struct sync *y)
+{
+	struct sender *s = y->s;
+	struct node *n = s->n;
+	bool ended = false;
+	int r = 0;
+
+	while (!ended) {
+		for (unsigned i = 0; r == 0 && i < n->nvolumes; i++)
+			r = sync_volume(y, &n->volumes[i]);
+		if (r < 0)
+			return r;
+		pthread_mutex_lock(&n->lock);
+		while (!s->sync_stop && primary_replicating(&s->core) && !sync_wanted(n)) {
+			s->sync_ended = primary_sync_end(&s->core, clock_ns()) == 0;
+			if (s->sync_ended)
+				break;
+			pthread_cond_wait(&s->room, &n->lock);
+		}
+		ended = s->sync_ended || s->sync_stop || !primary_replicating(&s->core);
+		pthread_mutex_unlock(&n->lock);
+	}
+	return 0;
+}
+
 static void *sync_main(void *arg)
 {
 	struct sync y = {.s = arg};
@@ -253,13 +324,10 @@ static void *sync_main(void *arg)
 	y.began = y.window_began = clock_ns();
 	if (!y.buf)
 		r = -ENOMEM;
-	for (unsigned i = 0; r == 0 && i < s->n->nvolumes; i++)
-		r = sync_volume(&y, &s->n->volumes[i]);
+	if (r == 0)
+		r = sync_all(&y);
 	free(y.buf);
 	pthread_mutex_lock(&s->n->lock);
-	while (r == 0 && !s->sync_stop && primary_replicating(&s->core) &&
-		primary_sync_end(&s->core, clock_ns()) == -EAGAIN)
-		pthread_cond_wait(&s->room, &s->n->lock);
 	s->sync_ended = true;
 	s->sync_error = r == -ECANCELED ? 0 : r;
 	pthread_mutex_unlock(&s->n->lock);

@@ -53,6 +53,9 @@ static int volume_change_begin(struct volume *v, struct volume_change *c)
 		if (r == 0 && (n->ended || n->access != NODE_ACCESS_PRIMARY))
 			r = -ESHUTDOWN;
 		c->slot = NULL;
+		if (r == 0 && !n->unwritten && n->sender &&
+			sender_copies_later(n->sender, v->index, c->rec.offset, c->rec.length))
+			break; /* it is wanted, and stays so */
 		if (r == 0 && !n->unwritten && n->sender)
 			c->slot = sender_change(n->sender, &c->rec);
 		if (c->slot || r < 0 || !identity_write_due(n->unwritten, n->shared, true))

@@ -18,6 +18,7 @@ KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 
 (HELLO, WRITE, ZERO, SEAL, SYNC_BEGIN, SYNC_END, ACK_RECEIVED, ACK_COMMITTED, HEARTBEAT,
  GOODBYE, PAGES, STATE) = range(1, 13)
+MAP, MAP_END, ACK_SYNCED = 13, 14, 15
 COMMIT, DISCARD = 256, 257
 
 PRIMARY, SECONDARY, JOURNAL = "primary", "secondary", "journal"
@@ -54,7 +55,7 @@ RULES = {
     ZERO: Rule("ZERO", _P | _J, frozenset(("volume", "epoch", "offset", "length")),
                FLAG_SYNC | FLAG_UNMAP),
     SEAL: Rule("SEAL", _P | _J, frozenset(("epoch", "offset", "length")), FLAG_MERGE),
-    SYNC_BEGIN: Rule("SYNC_BEGIN", _P, frozenset(("epoch", "length"))),
+    SYNC_BEGIN: Rule("SYNC_BEGIN", _P, frozenset(("epoch", "offset", "length"))),
     SYNC_END: Rule("SYNC_END", _P, frozenset(("epoch", "offset", "length"))),
     ACK_RECEIVED: Rule("ACK_RECEIVED", _S, frozenset(("epoch", "offset", "length"))),
     ACK_COMMITTED: Rule("ACK_COMMITTED", _S, frozenset(("epoch", "offset", "length"))),
@@ -64,6 +65,9 @@ RULES = {
                 memory.FLAG_LZ4 | memory.FLAG_ZSTD, MAX_PAYLOAD),
     STATE: Rule("STATE", _P, frozenset(("volume", "epoch", "offset", "length")),
                 memory.FLAG_LZ4 | memory.FLAG_ZSTD, MAX_PAYLOAD),
+    MAP: Rule("MAP", _S, frozenset(("volume", "offset", "length")), max_payload=8 + 8 * 1024),
+    MAP_END: Rule("MAP_END", _S),
+    ACK_SYNCED: Rule("ACK_SYNCED", _S, frozenset(("offset",))),
     COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
     DISCARD: Rule("DISCARD", _J),
 }

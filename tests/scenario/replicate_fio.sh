@@ -39,7 +39,7 @@ cat >"$conf" <<C
 [group]
 name = g
 epoch-ms = 20
-journal-size = 64M
+journal-size = 256M
 [node alpha]
 link = 127.0.0.1:$port
 state-dir = $dir/alpha/state

@@ -196,7 +196,8 @@ void primary_node_ack(struct sim *s, const struct record *rec)
 void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal)
 {
 	s->p.session++;
-	primary_session_begin(&s->p.core, floor, s->oracle.total, journal / 4);
+	primary_session_begin(
+		&s->p.core, floor, RECORD_SYNC_IN_PLACE, s->oracle.total, journal / 4);
 	sync_begin(s);
 }
 

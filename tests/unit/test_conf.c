@@ -135,7 +135,8 @@ static void conf_every_key(void **state)
 		"[guest]\nmemory = 2G\nqemu = qemu-system-x86_64 -M q35\n  -smp 2\n\t-m 2G\n"
 		"capture = fifo\ntracking = soft-dirty\n"
 		"[arbiter]\netcd = http://h:1\ndirectory = /d\ncommand = fence\n"
-		"[unsafe]\nplaintext-link = yes\ncommit = received\nignore-guest-flush = yes");
+		"[unsafe]\nplaintext-link = yes\ncommit = received\nresync = "
+		"in-place\nignore-guest-flush = yes");
 	char buf[64], small[10];
 
 	assert_string_equal(c->group, "a.b-c_9");
@@ -169,7 +170,7 @@ static void conf_every_key(void **state)
 	assert_string_equal(c->tls_psk_user, "vm");
 	assert_true(c->unsafe_plaintext && c->unsafe_commit_received && c->unsafe_no_flush);
 	assert_string_equal(conf_unsafe_names(c, buf, sizeof(buf)),
-		"plaintext-link, commit, ignore-guest-flush");
+		"plaintext-link, commit, resync, ignore-guest-flush");
 	assert_string_equal(conf_unsafe_names(c, small, sizeof(small)), "plaintext");
 	(void)conf_free(c);
 }
@@ -324,7 +325,7 @@ static void conf_unknown_and_repeated(void **state)
 		"directory, command");
 	test_bad(WHOLE "[unsafe]\neverything = yes\n",
 		"vm1.conf:14: key \"everything\" in [unsafe]: unknown key; expected one of "
-		"plaintext-link, commit, ignore-guest-flush");
+		"plaintext-link, commit, resync, ignore-guest-flush");
 	test_bad(WHOLE "[securty]\n",
 		"vm1.conf:13: section [securty]: unknown section; expected [group], [node NAME], "
 		"[guest], [security], [arbiter] or [unsafe]");
