@@ -62,6 +62,13 @@ def zero(epoch, offset, length, volume=0, flags=0):
                               flags=flags)
 
 
+def dirty(volume, offset, length, bits=1, block=4096, words=None):
+    """A piece of the secondary's dirty map."""
+    words = words or (bits.bit_length() + 63) // 64
+    return records.MAP, dict(volume=volume, offset=offset, length=length,
+                             payload=struct.pack("<II", block, 0) + bits.to_bytes(8 * words, "little"))
+
+
 def plain(kind, **fields):
     return kind, fields
 
@@ -94,6 +101,9 @@ def secondary():
     """What the secondary says to it."""
     return [
         plain(records.HELLO, payload=hello_payload(2)),
+        dirty(0, 0, SIZE, bits=1 << (SIZE - 1) // 4096 | 1),
+        plain(records.MAP_END),
+        plain(records.ACK_SYNCED, offset=2),
         plain(records.ACK_RECEIVED, epoch=9, offset=3, length=4096 + SIZE - 4096 + 100),
         plain(records.ACK_COMMITTED, epoch=11, offset=4, length=2 * SIZE + 100),
         plain(records.HEARTBEAT),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One direction of one connection, and both together, against docs/stream.md ("Session")."""
 import records
-from records import (ACK_COMMITTED, ACK_RECEIVED, Cut, GOODBYE, HELLO, PRIMARY, RULES, SEAL,
-                     PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, Violation)
+from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, Cut, GOODBYE, HEARTBEAT, HELLO, MAP,
+                     MAP_END, PRIMARY, RULES, SEAL, PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, Violation)
 
 
 class Stream:
@@ -32,6 +32,9 @@ class Stream:
         self.received = (0, 0, 0)
         self.committed = (0, 0, 0)
         self.acks = []  # (record) for check_pair
+        self.maps_ended = False
+        self.map_at = (-1, 0)  # volume and end of the last MAP
+        self.synced = 0
 
     def _first(self, rec):
         if rec.type == GOODBYE:
@@ -140,6 +143,8 @@ class Stream:
         if rec.is_change:
             self._change(rec)
         elif rec.type == SYNC_BEGIN:
+            if rec.offset > 1:
+                raise Violation(rec.position, "SYNC_BEGIN of kind %d" % rec.offset)
             if self.sync is not None:
                 raise Violation(rec.position, "SYNC_BEGIN within a sync")
             if self.open:
@@ -151,7 +156,46 @@ class Stream:
         elif rec.type == SEAL:
             self._seal(rec)
 
+    def _map(self, rec):
+        """A piece of a dirty map: behind the one before it, with at least one block in it."""
+        if self.maps_ended:
+            raise Violation(rec.position, "%s behind MAP_END" % RULES[rec.type].name)
+        if rec.type == MAP_END:
+            self.maps_ended = True
+            return
+        if rec.volume >= len(self.hello.volumes):
+            raise Violation(rec.position, "no volume %d" % rec.volume)
+        size, kind = self.hello.volumes[rec.volume][1], self.hello.volumes[rec.volume][3]
+        if kind != records.KIND_DISK:
+            raise Violation(rec.position, "MAP of a volume of kind %d" % kind)
+        if (rec.volume, rec.offset) < self.map_at:
+            raise Violation(rec.position, "MAP goes back")
+        words = (len(rec.payload) - 8) // 8
+        if len(rec.payload) % 8 or words < 1:
+            raise Violation(rec.position, "MAP with %d bytes" % len(rec.payload))
+        block, reserved = int.from_bytes(rec.payload[:4], "little"), rec.payload[4:8]
+        if not 4096 <= block <= 1 << 20 or block & (block - 1) or any(reserved):
+            raise Violation(rec.position, "MAP with blocks of %d bytes" % block)
+        if rec.offset % (64 * block) or \
+                rec.length != min(words * 64 * block, size - rec.offset):
+            raise Violation(rec.position, "MAP of %d bytes at %d" % (rec.length, rec.offset))
+        bits = int.from_bytes(rec.payload[8:], "little")
+        if not bits or (bits.bit_length() - 1) * block >= rec.length:
+            raise Violation(rec.position, "MAP without a block, or with one behind its end")
+        self.map_at = (rec.volume, rec.offset + rec.length)
+
     def _secondary(self, rec):
+        if rec.type in (MAP, MAP_END):
+            self._map(rec)
+            return
+        if rec.type != HEARTBEAT and not self.maps_ended:
+            raise Violation(rec.position, "%s before MAP_END" % RULES[rec.type].name)
+        if rec.type == ACK_SYNCED:
+            if rec.offset < self.synced:
+                raise Violation(rec.position, "ACK_SYNCED goes back")
+            self.synced = rec.offset
+            self.acks.append(rec)
+            return
         counts = (rec.offset, rec.length)
         if rec.type == ACK_RECEIVED:
             if any(new < old for new, old in zip((rec.epoch,) + counts, self.received)):
@@ -232,6 +276,10 @@ def check_pair(primary, secondary):
             len(primary.hello.volumes) != len(secondary.hello.volumes):
         raise Violation(0, "the groups do not match")
     for rec in secondary.acks:
+        if rec.type == ACK_SYNCED:
+            if rec.offset > primary.changes:
+                raise Violation(rec.position, "acknowledges more than was sent")
+            continue
         if rec.type == ACK_RECEIVED:
             if (rec.offset > primary.changes or rec.length > primary.change_bytes):
                 raise Violation(rec.position, "acknowledges more than was sent")

@@ -9,14 +9,14 @@ import records
 import samples
 import stream
 from crc32c import crc32c
-from records import (ACK_COMMITTED, ACK_RECEIVED, COMMIT, GOODBYE, HEARTBEAT, HELLO, OPTIONAL, SEAL,
-                     SYNC_BEGIN, SYNC_END, Violation)
+from records import (ACK_COMMITTED, ACK_RECEIVED, COMMIT, GOODBYE, HEARTBEAT, HELLO, MAP_END,
+                     OPTIONAL, SEAL, SYNC_BEGIN, SYNC_END, Violation)
 from samples import GUEST, SIZE, hello_payload, plain, write, zero
 
 # Index of the items of samples.primary() and samples.secondary() that the tables below spoil.
 P = dict(hello=0, begin=1, sync_write=2, sync_zero=3, guest_write=4, sync_end=6, write=7, zero=8,
          heartbeat=9, seal12=10, seal13=11, write14=12, unknown=14, seal14=16, goodbye=17)
-S = dict(hello=0, received1=1, committed1=2, received2=4, committed2=5, goodbye=9)
+S = dict(hello=0, map=1, map_end=2, synced=3, received1=4, committed1=5, received2=7, committed2=8, goodbye=12)
 
 
 class Base(unittest.TestCase):
@@ -37,7 +37,7 @@ class Good(Base):
     def test_pair(self):
         p = stream.check(samples.join(samples.primary()))
         s = stream.check(samples.join(samples.secondary()))
-        self.assertEqual((p.count, s.count), (18, 10))
+        self.assertEqual((p.count, s.count), (18, 13))
         stream.check_pair(p, s)
 
     def test_cut_anywhere(self):
@@ -131,7 +131,7 @@ PRIMARY_FIELDS = [
     ("seal13", dict(epoch=12), "epoch 12 is closed"),
     ("seal14", dict(epoch=15, offset=1, length=8), "epoch 15 closes before 14"),
     ("begin", dict(epoch=10), "epoch 10 is closed"),
-    ("begin", dict(offset=1), "SYNC_BEGIN has no offset"),
+    ("begin", dict(offset=2), "SYNC_BEGIN of kind 2"),
     ("begin", dict(kind=SEAL, length=0), "epoch 11 is closed"),
     ("sync_write", dict(epoch=12), "within the sync of epoch 11"),
     ("guest_write", dict(epoch=12), "within the sync of epoch 11"),
@@ -154,6 +154,19 @@ PRIMARY_FIELDS = [
 ]
 
 SECONDARY_FIELDS = [
+    ("map", dict(volume=2), "no volume 2"),
+    ("map", dict(length=SIZE - 1), "MAP of 1048575 bytes at 0"),
+    ("map", dict(offset=4096), "MAP of 1048576 bytes at 4096"),
+    ("map", dict(payload=b"\0\x10\0\0\0\0\0\0"), "MAP with 8 bytes"),
+    ("map", dict(payload=b"\0\x18\0\0\0\0\0\0" + b"\1" * 32), "blocks of 6144 bytes"),
+    ("map", dict(payload=b"\0\x10\0\0\1\0\0\0" + b"\1" * 32), "MAP with blocks"),
+    ("map", dict(payload=b"\0\x10\0\0\0\0\0\0" + bytes(32)), "MAP without a block"),
+    ("map", dict(epoch=1), "MAP has no epoch"),
+    ("map_end", dict(length=1), "MAP_END has no length"),
+    ("map_end", dict(kind=HEARTBEAT), "ACK_SYNCED before MAP_END"),
+    ("synced", dict(kind=MAP_END, offset=0), "MAP_END behind MAP_END"),
+    ("synced", dict(epoch=11), "ACK_SYNCED has no epoch"),
+    ("synced", dict(offset=0, kind=SYNC_BEGIN, epoch=1), "does not come from the secondary"),
     ("received2", dict(offset=2), "ACK_RECEIVED goes back"),
     ("received2", dict(length=0), "ACK_RECEIVED goes back"),
     ("received2", dict(epoch=8), "ACK_RECEIVED goes back"),
@@ -358,6 +371,7 @@ class Pair(Base):
                 (dict(length=last["length"] + 1), "counts 8 changes")):
             self.refuse_pair(spoil(items, n - 1, change), reason)
         self.refuse_pair(spoil(items, n - 2, dict(offset=10)), "more than was sent")
+        self.refuse_pair(spoil(items, S["synced"], dict(offset=10)), "more than was sent")
         self.refuse_pair(spoil(items, n - 2, dict(length=3 * SIZE)), "more than was sent")
 
     def test_hellos(self):
