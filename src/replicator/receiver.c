@@ -159,7 +159,20 @@ int receiver_settle(struct receiver *r, uint64_t committed, struct error *err)
 	if (due)
 		e = node_meta_update_locked(n, receiver_note_settled, &committed, err);
 	pthread_mutex_unlock(&n->meta_lock);
-	return due && e == 0 ? receiver_clear_maps(r, err) : e;
+	if (!due || e < 0)
+		return e;
+	e = receiver_clear_maps(r, err);
+	if (r->started) { /* else it was committed before this node started */
+		struct replica_status st;
+
+		pthread_mutex_lock(&n->lock);
+		replica_get_status(r->core, &st);
+		n->counters.syncs++;
+		n->counters.sync_bytes = st.sync_total;
+		node_changed(n);
+		pthread_mutex_unlock(&n->lock);
+	}
+	return e;
 }
 
 int receiver_clear_maps(struct receiver *r, struct error *err)

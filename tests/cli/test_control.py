@@ -291,9 +291,9 @@ class Events(Nodes):
         p.done('disconnect', 'alpha')
         self.until(primary, 'STATE', state='solo')
         p.done('connect', 'alpha')
-        for control, state in ((primary, 'protected'), (secondary, 'standby')):
-            self.until(control, 'STATE', state=state)
-        self.until(primary, 'SYNC_COMPLETED')
+        self.until(primary, 'STATE', state='protected')
+        for control in (primary, secondary):  # which was, and stayed, standby
+            self.until(control, 'SYNC_COMPLETED')
 
     def test_discard(self):
         p = self.pair(group='commit-policy = manual\nepoch-ms = 0\n')

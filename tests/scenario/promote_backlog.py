@@ -109,7 +109,7 @@ def start_group(g, seed):
 
 
 def new_group(build):
-    return Group(build, "epoch-ms = 0\njournal-size = 64M\nheartbeat-ms = 50\npeer-timeout-ms = 500\n", size=SIZE)
+    return Group(build, "epoch-ms = 0\njournal-size = 160M\nheartbeat-ms = 50\npeer-timeout-ms = 500\n", size=SIZE)
 
 
 def promote_and_serve(build, seed):

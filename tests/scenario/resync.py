@@ -230,7 +230,13 @@ def staged(g, seed):
     g.content = bytearray(held)
     g.write(20 + rng.randrange(20))
     g.pause()
+    # what the old primary wrote alone would be lost: an operator says that it may be
     g.start(old, "secondary")
+    until("split brain is reported", lambda: "split brain" in g.status(g.primary)["reason"])
+    g.end(old)
+    g.cli("resolve", "--keep", g.primary, "--yes", node=old)
+    g.start(old, "secondary")
+    g.ask(g.primary, "connect")
     g.until_state(g.primary, "protected")
     g.need_incremental("failover in the middle of a resync", SIZE)
     g.equal("failover in the middle of a resync")
