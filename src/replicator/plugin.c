@@ -79,6 +79,19 @@ static int plugin_config_complete(void)
 	return 0;
 }
 
+/* The first line of a node's log: what it is, and where its clients and its peer find it. */
+static void plugin_log_ready(const struct node *n)
+{
+	const char *run_dir = n->own->run_dir;
+
+	if (strcmp(plugin_role, "primary") == 0)
+		log_info("primary of group %s is ready: exports on %s/nbd.sock", n->conf->group,
+			run_dir);
+	else
+		log_info("secondary of group %s is ready: link on %s:%s, exports on %s/nbd.sock",
+			n->conf->group, n->own->link_host, n->own->link_port, run_dir);
+}
+
 static int plugin_after_fork(void)
 {
 	struct error err = {0};
@@ -95,6 +108,7 @@ static int plugin_after_fork(void)
 	}
 	/* nbdkit has bound its socket before it forks: from here on both sockets take clients. */
 	(void)sd_notify(0, "READY=1");
+	plugin_log_ready(plugin_node);
 	return 0;
 }
 

@@ -253,8 +253,11 @@ class Events(Nodes):
         one('checkpoint-begin')
         epoch = primary.ask({'execute': 'cut'})['return']['epoch']
         self.assertEqual(one('abandon', epoch=epoch), {'epoch': epoch, 'into': epoch + 1})
-        subprocess.run(['qemu-io', '-f', 'raw', '-c', 'write 0 20M',
-                        f'nbd+unix:///vda?socket={p.dir}/alpha/run/nbd.sock'], check=True, capture_output=True)
+        # who writes on without a checkpoint may have to wait for one: it is not waited for here
+        writer = subprocess.Popen(['qemu-io', '-f', 'raw', '-c', 'write 0 20M',
+                                   f'nbd+unix:///vda?socket={p.dir}/alpha/run/nbd.sock'], stdout=subprocess.DEVNULL)
+        self.addCleanup(writer.wait)
+        self.addCleanup(writer.kill)
         self.until(primary, 'CHECKPOINT_DUE')
         self.members_of_checkpoint(primary, secondary)
         p.stop_hard('alpha')

@@ -64,6 +64,9 @@ class Service(unittest.TestCase):
         p.init()
         p.start('secondary', 'beta', env=dict(os.environ, NOTIFY_SOCKET=str(p.dir / 'notify')))
         self.assertEqual(manager.recv(4096), b'READY=1')
+        p.wait('the first line of the log', lambda: '\n' in p.log('beta'))
+        self.assertRegex(p.log('beta'), r'^tandem\[beta\]: secondary of group vm1 is ready: link on 127\.0\.0\.1:\d+, exports '
+                         rf'on {p.dir}/beta/run/nbd\.sock\n')
         # at once, without another look: both sockets take clients
         control = p.control('beta')
         self.assertEqual(control.greeting['tandem']['node'], 'beta')
