@@ -41,6 +41,7 @@ static void *barrier_main(void *arg)
 	struct node *n = arg;
 	struct barrier *b = &n->barrier;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-barrier");
 	pthread_mutex_lock(&n->lock);
 	while (!b->stop || b->wanted) {
 		uint64_t wanted = b->wanted;

@@ -16,6 +16,7 @@ void *receiver_memory_main(void *arg)
 	struct receiver *r = arg;
 	struct node *n = r->n;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-memory");
 	pthread_mutex_lock(&n->lock);
 	while (!r->stopping) {
 		struct replica_memory_job job;

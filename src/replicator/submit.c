@@ -85,6 +85,7 @@ static void *submit_main(void *arg)
 	struct submitter *s = arg;
 	struct node *n = s->n;
 
+	(void)pthread_setname_np(pthread_self(), "tandem-submit");
 	pthread_mutex_lock(&n->lock);
 	while (!s->stop) {
 		struct submit_job *job = s->first;

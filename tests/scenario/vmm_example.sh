@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # docs/examples/vmm.py, the controller of a made-up machine: checkpoints of RAM, disk and state; the primary's
 # side killed at a random moment; RAM, disk and state of the promoted side agree, with each way of compression;
-# abandoned checkpoints; the same after the link was lost and made again; a secondary that lost its memory.
+# abandoned checkpoints; the same after the link was lost and made again, and in the middle of that; a secondary that lost its memory.
 # usage: tests/scenario/vmm_example.sh BUILD_DIR [ROUNDS]
 set -u
 tandem=$(realpath "$1/tandem")
@@ -121,6 +121,25 @@ kill -KILL "$alpha"
 wait "$run"
 takeover --at-least "$(shown "$dir/run.log")"
 ok "after a second session: $(grep agree "$dir/takeover.log")"
+
+# The primary is lost in the middle of the next session's sync: the checkpoint of the one before is still there.
+fresh lz4 16M
+machine --checkpoint-every 10
+until_line 5 "$dir/run.log" committed
+kill -STOP "$run" # no checkpoint of the second session
+"$tandem" disconnect "$conf" --node alpha >/dev/null
+"$tandem" connect "$conf" --node alpha >/dev/null
+for _ in $(seq 200); do
+  [ "$("$tandem" status "$conf" --node alpha --json | jq '.checkpoint.session == 2 and .checkpoint["disks-in-sync"]')" = true ] && break
+  sleep 0.1
+done
+[ "$("$tandem" status "$conf" --node alpha --json | jq -r .state)" = syncing ] || fail "a session without a checkpoint is not syncing"
+kill -KILL "$alpha"
+step=$(shown "$dir/run.log")
+kill -KILL "$run"
+wait "$run" 2>/dev/null
+takeover --at-least "$step"
+ok "lost while the next session synced: $(grep agree "$dir/takeover.log")"
 
 fresh lz4 16M
 machine --steps 300
