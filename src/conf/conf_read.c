@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Between the file and inih.  inih splits lines into keys and values; what it does not tell its
  * caller is added here: line numbers, section headers (also of empty sections, and uncut: inih
- * keeps 49 bytes of a name), lines too long for it, and NUL bytes.
+ * keeps 49 bytes of a name), values of lines too long for it (Debian's takes 198 bytes), NUL bytes.
  *
  * For the headers, a line CONF_READ_MARK = HEADER is put into inih's input after each of them, so
  * that its handler is called at the beginning of a section.  inih's line numbers therefore run
- * ahead of the file's by the number of marks before them. */
+ * ahead of the file's by the number of marks before them.  Of a long line inih gets CONF_READ_LONG
+ * in place of the value, which its handler puts back. */
 #include <errno.h>
 #include <ini.h>
 #include <stdio.h>
@@ -15,6 +16,8 @@
 #include "conf/conf_internal.h"
 
 #define CONF_READ_MARK "\001"
+#define CONF_READ_LONG "\001\001"
+#define CONF_READ_MAX 65536 /* bytes of a line */
 
 struct conf_read {
 	struct conf_parse *p;
@@ -26,6 +29,7 @@ struct conf_read {
 	unsigned nmarks;
 	char header[CONF_MAX_NAME + 64]; /* to be marked next; "" = none */
 	bool after_mark;
+	char *value; /* of a long line, in line */
 };
 
 static bool conf_read_blank(char c)
@@ -57,15 +61,48 @@ static void conf_read_header(struct conf_read *r, const char *text)
 	}
 }
 
+/* A line that is too long for inih: what it gets instead; the value is kept.  text: in r->line. */
+static char *conf_read_long(struct conf_read *r, char *text, char *buf, size_t num)
+{
+	char *value = r->p->continued ? text + strspn(text, " \t") : strpbrk(text, "=:");
+	size_t key = 0, n;
+
+	if (value && !r->p->continued) {
+		value++;
+		key = (size_t)(value - text);
+		value += strspn(value, " \t");
+	}
+	if (!value || *text == '[' || key + sizeof(" " CONF_READ_LONG "\n") > num ||
+		strlen(text) > CONF_READ_MAX) {
+		(void)conf_parse_error(r->p, r->p->line,
+			"the line is too long; expected at most %zu bytes",
+			value && *text != '[' && key < num / 2 ? (size_t)CONF_READ_MAX : num - 2);
+		return NULL;
+	}
+	snprintf(buf, num, "%.*s " CONF_READ_LONG "\n", (int)key, text);
+	/* As inih does: a comment begins with ';' behind white space; none at the end. */
+	for (char *c = value; (c = strchr(c, ';')); c++) {
+		if (c > value && conf_read_blank(c[-1])) {
+			*c = '\0';
+			break;
+		}
+	}
+	for (n = strlen(value); n > 0 && strchr(" \t\r\n", value[n - 1]); n--)
+		value[n - 1] = '\0';
+	r->value = value;
+	return buf;
+}
+
 /* inih's reader: as fgets, with at most num - 1 bytes. */
 static char *conf_read_line(char *buf, int num, void *stream)
 {
 	struct conf_read *r = stream;
-	const char *text;
+	char *text;
 	ssize_t n;
 
 	if (r->p->failed)
 		return NULL;
+	r->value = NULL;
 	r->fed++;
 	if (r->header[0]) {
 		r->marks[r->nmarks++] = r->fed;
@@ -94,11 +131,8 @@ static char *conf_read_line(char *buf, int num, void *stream)
 		return buf;
 	}
 	r->after_mark = false;
-	if (strlen(text) >= (size_t)num) {
-		(void)conf_parse_error(r->p, r->p->line,
-			"the line is too long; expected at most %d bytes", num - 2);
-		return NULL;
-	}
+	if (strlen(text) >= (size_t)num)
+		return conf_read_long(r, text, buf, (size_t)num);
 	if (*text == '[')
 		conf_read_header(r, text);
 	if (r->p->failed)
@@ -116,6 +150,8 @@ static int conf_read_entry(void *user, const char *section, const char *name, co
 		return 0;
 	if (!strcmp(name, CONF_READ_MARK) && r->after_mark)
 		return conf_entry_section(r->p, value) == 0;
+	if (r->value && !strcmp(value, CONF_READ_LONG))
+		value = r->value;
 	return conf_entry_key(r->p, name, value) == 0;
 }
 

@@ -175,6 +175,32 @@ static void conf_every_key(void **state)
 	(void)conf_free(c);
 }
 
+/* Lines longer than inih takes: the value comes whole, comments and blanks are cut as in short
+ * ones. */
+static void conf_long_lines(void **state)
+{
+	char text[4096], options[1501], value[1600];
+	struct conf *c;
+
+	memset(options, 'x', sizeof(options) - 1);
+	options[sizeof(options) - 1] = '\0';
+	snprintf(text, sizeof(text),
+		WHOLE
+		"[guest]\nmemory = 1G\nqemu = qemu -a %s;b   ; a comment\n  -c   %s \t\n -d\n",
+		options, options);
+	c = test_good(text);
+	snprintf(value, sizeof(value), "qemu -a %s;b -c   ", options);
+	assert_int_equal(strncmp(c->guest_qemu, value, strlen(value)), 0);
+	snprintf(value, sizeof(value), "%s -d", options);
+	assert_string_equal(strstr(c->guest_qemu, "-c   ") + 5, value);
+	(void)conf_free(c);
+	/* the numbers of the lines behind it are right */
+	snprintf(text, sizeof(text), WHOLE "[guest]\nqemu = qemu %s\n%s\nfoo = 1\n", options,
+		"memory = 1G");
+	test_bad(text, "vm1.conf:16: key \"foo\" in [guest]: unknown key; expected one of memory, "
+		       "qemu, capture, tracking");
+}
+
 static void conf_bad_numbers(void **state)
 {
 #define BAD_GROUP(key, value, expected)                                                            \
@@ -412,8 +438,8 @@ static void conf_syntax(void **state)
 		"vm1.conf:3: the line begins with white space, so it would continue \"name\", "
 		"which "
 		"takes one line; expected no white space before a key");
-	snprintf(text, sizeof(text), GROUP "[node alpha]\nstate-dir = /%0300d\n", 0);
-	test_bad(text, "vm1.conf:4: the line is too long; expected at most 198 bytes");
+	snprintf(text, sizeof(text), GROUP "%0300d = 1\n", 0);
+	test_bad(text, "vm1.conf:3: the line is too long; expected at most 198 bytes");
 	snprintf(text, sizeof(text), GROUP "[node %0200d]\n", 0);
 	test_bad(text, "vm1.conf:3: the line is too long; expected at most 198 bytes");
 	snprintf(text, sizeof(text), GROUP "[node %0150d]\n", 0);
@@ -541,6 +567,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(conf_defaults),
 		cmocka_unit_test(conf_every_key),
+		cmocka_unit_test(conf_long_lines),
 		cmocka_unit_test(conf_bad_numbers),
 		cmocka_unit_test(conf_bad_names),
 		cmocka_unit_test(conf_bad_node_values),
