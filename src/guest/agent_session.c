@@ -191,7 +191,13 @@ static int session_checkpoint(struct agent *a, struct staging *slot, struct erro
 	}
 	a->due = false;
 	a->last_began = clock_ns();
-	return checkpoint(a, slot, err);
+	r = checkpoint(a, slot, err);
+	if (r == -ESTALE) { /* no instant of the guest: abandoned, the next one is */
+		log_warning("%s; this checkpoint is left out", err->text);
+		staging_reset(slot);
+		r = 0;
+	}
+	return r;
 }
 
 static int session_rounds(struct agent *a, uint64_t *ret_until, struct error *err)

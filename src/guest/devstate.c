@@ -182,6 +182,7 @@ int devstate_base(struct devstate *d, struct error *err)
 			return r;
 		memcpy(d->head.p + DEVSTATE_HEAD, d->dev.p, d->dev.len);
 		base = d->dev.len;
+		d->expected = 0;
 		r = devstate_capture(d, &devstate_fifo, err);
 		if (r < 0)
 			return r;

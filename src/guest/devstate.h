@@ -35,7 +35,7 @@ struct devstate {
 	char path[108];  /* of the socket or FIFO */
 	int fd;          /* listener or FIFO */
 	json_int_t id;   /* fifo: the command under way, 0 = none */
-	size_t expected; /* fifo: bytes of the last capture; 0 = none yet */
+	size_t expected; /* fifo: bytes of the smallest capture; 0 = none yet */
 	bool running;    /* the vCPUs ran before begin */
 	struct devstate_buf
 		head; /* header and base: the same for all checkpoints until devstate_base */

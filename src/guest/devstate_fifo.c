@@ -132,7 +132,9 @@ static int devstate_fifo_finish(struct devstate *d, struct error *err)
 	d->id = 0;
 	if (r == 0)
 		r = e;
-	if (r == 0)
+	/* The smallest one counts: a disk controller in the middle of a transfer adds its buffer.
+	 */
+	if (r == 0 && d->dev.len < d->expected)
 		d->expected = d->dev.len;
 	if (r == 0 && gone)
 		r = error_set(err, ERROR_GENERAL, -ESTALE,

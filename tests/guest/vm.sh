@@ -69,7 +69,7 @@ vm_goes_on() {
 }
 
 vm_committed() { rig_run "$1" status --json 2>/dev/null | jq -r '.epoch.committed' 2>/dev/null; }
-vm_committed_beyond() { local c; c=$(vm_committed "$1"); [ "${c:-0}" -gt "$2" ]; }
+vm_committed_beyond() { local c; c=$(vm_committed "$1"); [[ $c =~ ^[0-9]+$ ]] && [ "$c" -gt "$2" ]; }
 
 # vm_note NODE: what the guest has said by now is in a committed checkpoint when this returns
 vm_note() {
