@@ -20,9 +20,8 @@
 
 #define AGENT_ROOM 65536        /* runs of a list, without an allocation */
 #define AGENT_REPL_END_MS 15000 /* it cuts, commits and says goodbye */
-#define AGENT_REPL_FAILURES 5   /* in a row, each within AGENT_REPL_SHORT_MS of its start */
-#define AGENT_REPL_SHORT_MS 10000
-#define AGENT_LAST_MS 10000 /* for the last checkpoint's commit */
+#define AGENT_TROUBLE_MS 1000   /* after a checkpoint that failed */
+#define AGENT_LAST_MS 10000     /* for the last checkpoint's commit */
 
 static int agent_new(const struct agent_options *o, struct agent **ret_agent, struct error *err)
 {
@@ -36,7 +35,6 @@ static int agent_new(const struct agent_options *o, struct agent **ret_agent, st
 	a->node = &o->conf->nodes[o->node];
 	a->ram_fd = a->signals = a->server = -1;
 	a->vm = (struct vm){.pidfd = -1, .q = {.lines = {.fd = -1}}};
-	a->repl = (struct repl){.pidfd = -1, .c = {.lines = {.fd = -1}}};
 	for (int i = 0; i < AGENT_SLOTS; i++)
 		a->slots[i].fd = -1;
 	for (int i = 0; i < AGENT_CLIENTS; i++)
@@ -65,7 +63,7 @@ static void agent_ram_end(struct agent *a)
 static struct agent *agent_free(struct agent *a)
 {
 	agent_vm_end(a);
-	repl_end(&a->repl, AGENT_REPL_END_MS);
+	a->repl = repl_free(a->repl, AGENT_REPL_END_MS);
 	agent_ram_end(a);
 	agent_server_end(a);
 	if (a->signals >= 0)
@@ -176,33 +174,29 @@ int agent_replicator(struct agent *a, const char *role, struct error *err)
 		.run_dir = a->node->run_dir};
 	int r;
 
-	snprintf(a->role, sizeof(a->role), "%s", role);
-	a->session = a->disks_in_sync = a->promoted = a->doubt = false;
+	a->role = role;
+	a->session = a->disks_in_sync = a->promoted = a->doubt = a->superseded = false;
 	a->session_number = 0;
-	a->repl_started = clock_ns();
-	r = repl_start(&a->repl, &spec, role, err);
-	if (r == 0)
-		r = agent_repl_catch_up(a, err);
-	return r;
+	r = repl_new(&spec, role, &a->repl, err);
+	return r == 0 ? agent_repl_catch_up(a, err) : r;
 }
 
-/* A replicator that ended: the guest's requests wait in QEMU for the next one. */
-static int agent_replicator_again(struct agent *a, const char *how, struct error *err)
+/* The connection is lost: its process has ended, and another one is being started.  The guest's
+ * requests wait in QEMU meanwhile. */
+static int agent_replicator_again(struct agent *a, struct error *err)
 {
-	bool soon = clock_ns() - a->repl_started < AGENT_REPL_SHORT_MS * NS_PER_MS;
-	const char *role = a->promoted ? "primary" : a->role;
+	int r;
 
-	log_error("the replicator has ended (%s); starting it again", how);
 	agent_session_lost(a);
 	for (int i = 0; i < AGENT_SLOTS; i++)
 		if (a->slots[i].busy)
 			staging_reset(&a->slots[i]);
-	repl_end(&a->repl, 0);
-	a->repl_failures = soon ? a->repl_failures + 1 : 0;
-	if (a->repl_failures >= AGENT_REPL_FAILURES)
-		return error_set(err, ERROR_GENERAL, -ECHILD,
-			"the replicator ends again and again (%s)", how);
-	return agent_replicator(a, role, err);
+	a->session_number = 0;
+	a->doubt = false;
+	r = repl_reconnect(a->repl, err);
+	if (r == 0)
+		r = agent_repl_catch_up(a, err);
+	return r == -EPIPE ? 0 : r;
 }
 
 static void agent_signals(struct agent *a)
@@ -219,8 +213,8 @@ static void agent_poll_set(struct agent *a, struct pollfd *p, int *ret_count)
 
 	p[n++] = (struct pollfd){.fd = a->signals, .events = POLLIN};
 	p[n++] = (struct pollfd){.fd = a->server, .events = POLLIN};
-	p[n++] = (struct pollfd){.fd = a->repl.c.lines.fd, .events = POLLIN};
-	p[n++] = (struct pollfd){.fd = a->repl.pidfd, .events = POLLIN};
+	p[n++] =
+		(struct pollfd){.fd = a->repl ? repl_rpc(a->repl)->lines.fd : -1, .events = POLLIN};
 	p[n++] = (struct pollfd){.fd = a->vm.q.lines.fd, .events = POLLIN};
 	p[n++] = (struct pollfd){.fd = a->vm.pidfd, .events = POLLIN};
 	for (int i = 0; i < AGENT_CLIENTS; i++)
@@ -245,41 +239,42 @@ static int agent_pump(struct agent *a, struct error *err)
 
 	if (a->vm.q.lines.fd >= 0)
 		r = agent_vm_events(a, err);
-	if ((r == 0 || r == -EPIPE) && a->repl.c.lines.fd >= 0)
+	if (r == -EPIPE)
+		r = 0; /* its end is told by the process */
+	if (r == 0 && a->repl)
 		r = agent_repl_events(a, err);
-	return r == -EPIPE ? 0 : r; /* an end is told by the process */
+	return r == -EPIPE ? agent_replicator_again(a, err) : r;
 }
 
 int agent_wait(struct agent *a, uint64_t deadline, struct error *err)
 {
-	struct pollfd p[6 + AGENT_CLIENTS];
-	struct timespec left = agent_left(deadline);
+	struct pollfd p[5 + AGENT_CLIENTS];
+	struct timespec left;
 	char how[64];
 	int n, r;
 
 	a->heard = false;
 	r = agent_pump(a, err);
-	if (r < 0 || a->heard || (a->repl.c.answers && json_array_size(a->repl.c.answers) > 0))
+	if (r < 0 || a->heard || (a->repl && json_array_size(repl_rpc(a->repl)->answers) > 0))
 		return r;
 	agent_poll_set(a, p, &n);
+	left = agent_left(deadline);
 	if (ppoll(p, (nfds_t)n, &left, NULL) <= 0)
 		return 0;
 	if (p[0].revents)
 		agent_signals(a);
-	if (p[2].revents || p[4].revents)
+	if (p[2].revents || p[3].revents)
 		r = agent_pump(a, err);
-	if (r == 0 && p[5].revents && vm_ended(&a->vm, how, sizeof(how))) {
+	if (r == 0 && p[4].revents && vm_ended(&a->vm, how, sizeof(how))) {
 		(void)agent_vm_events(a, NULL);
+		vm_end(&a->vm);
 		if (!a->ended)
 			return error_set(err, ERROR_GENERAL, -ECHILD, "QEMU has ended: %s", how);
-		vm_end(&a->vm);
 	}
-	if (r == 0 && p[3].revents && repl_ended(&a->repl, how, sizeof(how)))
-		r = agent_replicator_again(a, how, err);
 	if (r == 0 && p[1].revents)
 		agent_server_accept(a);
 	for (int i = 0; r == 0 && i < AGENT_CLIENTS; i++)
-		if (p[6 + i].fd >= 0 && p[6 + i].revents && a->clients[i].fd == p[6 + i].fd)
+		if (p[5 + i].fd >= 0 && p[5 + i].revents && a->clients[i].fd == p[5 + i].fd)
 			agent_server_read(a, &a->clients[i]);
 	return r;
 }
@@ -307,25 +302,38 @@ static void agent_last_checkpoint(struct agent *a)
 		log_warning("the last checkpoint: %s", err.text);
 }
 
+/* What went wrong in a step ends protection, not the guest: processes that have ended are found by
+ * agent_wait, refusals by asking; the rest is tried again, with one line a second. */
+static uint64_t agent_trouble(struct agent *a, int r, const struct error *err)
+{
+	a->doubt = true;
+	if (r == -EPIPE || r == -ECONNRESET)
+		return 0;
+	log_error("no checkpoint: %s", err->text);
+	return clock_ns() + AGENT_TROUBLE_MS * NS_PER_MS;
+}
+
 int agent_primary(struct agent *a, struct error *err)
 {
+	uint64_t hold = 0;
 	int r = agent_checkpoints(a, err);
 
+	repl_set_role(a->repl, "primary");
 	while (r == 0 && !a->stop && !a->ended) {
-		uint64_t until;
+		uint64_t until = hold;
 
-		r = agent_session_step(a, &until, err);
-		if (r == -EREMOTEIO && err->kind != ERROR_GENERAL) {
-			/* refused by the replicator; why, its state tells */
-			log_warning("%s", err->text);
-			a->doubt = true;
-			r = 0;
-		} else if (r == -EPIPE || r == -ECONNRESET) {
-			r = 0; /* one of the processes has ended: found below */
-			until = clock_ns() + 100 * NS_PER_MS;
+		if (clock_ns() >= hold) {
+			r = agent_session_step(a, &until, err);
+			if (r < 0)
+				until = hold = agent_trouble(a, r, err);
 		}
-		if (r == 0)
-			r = agent_wait(a, until, err);
+		r = agent_wait(a, until, err);
+		if (a->superseded) {
+			vm_end(&a->vm); /* at once: the guest runs on the other node now */
+			return error_set(err, ERROR_STATE, -ESHUTDOWN,
+				"the other node was promoted by force: the guest was stopped here; "
+				"this node can be its standby (tandem standby)");
+		}
 		if (r == 0 && a->switchover)
 			r = agent_switchover(a, err);
 		if (a->switching)
@@ -365,7 +373,7 @@ static int agent_lives(struct agent *a, bool standby, struct error *err)
 			return r;
 		a->switching = false;
 		agent_vm_end(a);
-		repl_end(&a->repl, AGENT_REPL_END_MS);
+		a->repl = repl_free(a->repl, AGENT_REPL_END_MS);
 		agent_ram_end(a);
 		standby = true;
 	}

@@ -32,7 +32,7 @@ static void repl_event(struct agent *a, const json_t *event)
 {
 	const char *name = json_string_value(json_object_get(event, "event"));
 	const json_t *data = json_object_get(event, "data");
-	const char *role;
+	const char *role, *reason;
 
 	if (!name)
 		return;
@@ -48,6 +48,8 @@ static void repl_event(struct agent *a, const json_t *event)
 		repl_committed(a, repl_u64(data, "epoch", NULL));
 	} else if (!strcmp(name, "STATE")) {
 		role = json_string_value(json_object_get(data, "role"));
+		reason = json_string_value(json_object_get(data, "reason"));
+		a->superseded |= reason && !strncmp(reason, "superseded", 10);
 		if (role && !strcmp(role, "primary") && !strcmp(a->role, "secondary"))
 			a->promoted = true;
 	}
@@ -55,10 +57,10 @@ static void repl_event(struct agent *a, const json_t *event)
 
 int agent_repl_events(struct agent *a, struct error *err)
 {
-	int r = rpc_pump(&a->repl.c, err);
+	int r = rpc_pump(repl_rpc(a->repl), err);
 	json_t *e;
 
-	while ((e = rpc_event(&a->repl.c))) {
+	while ((e = rpc_event(repl_rpc(a->repl)))) {
 		repl_event(a, e);
 		a->heard = true;
 		json_decref(e);
@@ -72,7 +74,7 @@ int agent_repl_catch_up(struct agent *a, struct error *err)
 	uint64_t number;
 	const char *role;
 	bool connected, doubt = a->doubt;
-	int r = repl_run(&a->repl, "query-status", NULL, &s, err);
+	int r = repl_run(a->repl, "query-status", NULL, &s, err);
 
 	if (r < 0)
 		return r;
@@ -89,9 +91,9 @@ int agent_repl_catch_up(struct agent *a, struct error *err)
 		/* The same session, and something of it was refused: nothing less than a new one is
 		 * right. */
 		log_warning("the replicator refused a checkpoint: beginning anew");
-		r = repl_run(&a->repl, "disconnect", NULL, NULL, err);
+		r = repl_run(a->repl, "disconnect", NULL, NULL, err);
 		if (r == 0)
-			r = repl_run(&a->repl, "connect", NULL, NULL, err);
+			r = repl_run(a->repl, "connect", NULL, NULL, err);
 		connected = false;
 	}
 	if (connected != a->session || number != a->session_number)

@@ -48,10 +48,8 @@ struct agent {
 	const struct agent_options *o;
 	const struct conf *conf;
 	const struct conf_node *node;
-	struct repl repl;
-	char role[16]; /* that the replicator was started in */
-	unsigned repl_failures;
-	uint64_t repl_started;
+	struct repl *repl;
+	const char *role; /* that the replicator was started in */
 
 	struct vm vm;
 	int ram_fd;
@@ -89,10 +87,11 @@ struct agent {
 	struct agent_client clients[AGENT_CLIENTS];
 	struct agent_client *switchover; /* who asked for it; answered when it is over */
 	bool switching;
-	bool stop;     /* SIGTERM, SIGINT */
-	bool ended;    /* the guest ended by itself */
-	char how[64];  /* it ended */
-	bool promoted; /* standby: the replicator is a primary now */
+	bool stop;       /* SIGTERM, SIGINT */
+	bool ended;      /* the guest ended by itself */
+	char how[64];    /* it ended */
+	bool superseded; /* the other node was promoted by force */
+	bool promoted;   /* standby: the replicator is a primary now */
 };
 
 /* agent.c */

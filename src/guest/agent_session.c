@@ -38,13 +38,14 @@ static void session_answers(struct agent *a)
 		struct error e = {0};
 		int r = 0;
 
-		if (!s->busy || (s->submit && !rpc_answered(&a->repl.c, s->submit)) ||
-			(s->seal && !rpc_answered(&a->repl.c, s->seal)))
+		if (!s->busy || (s->submit && !rpc_answered(repl_rpc(a->repl), s->submit)) ||
+			(s->seal && !rpc_answered(repl_rpc(a->repl), s->seal)))
 			continue;
 		if (s->submit)
-			r = rpc_wait(&a->repl.c, "submit", s->submit, 0, NULL, &e);
+			r = rpc_wait(repl_rpc(a->repl), "submit", s->submit, 0, NULL, &e);
 		if (s->seal) {
-			int r2 = rpc_wait(&a->repl.c, "seal", s->seal, 0, NULL, r < 0 ? NULL : &e);
+			int r2 = rpc_wait(
+				repl_rpc(a->repl), "seal", s->seal, 0, NULL, r < 0 ? NULL : &e);
 
 			r = r < 0 ? r : r2;
 		}
@@ -142,7 +143,7 @@ static int session_send(struct agent *a, struct staging *s, struct error *err)
 	if (rest.length)
 		a->todo.v[--a->todo_at] = rest;
 	s->busy = true;
-	return repl_submit(&a->repl, &u, &s->submit, err);
+	return repl_submit(a->repl, &u, &s->submit, err);
 }
 
 /* What was dirtied since the last round becomes owed; and the next round where that pays. */

@@ -27,14 +27,14 @@ static int standby_state(
 	int fd, r;
 
 	*ret_blob = NULL;
-	r = repl_run(&a->repl, "query-state", NULL, &answer, err);
+	r = repl_run(a->repl, "query-state", NULL, &answer, err);
 	if (r == -EREMOTEIO && err->kind == ERROR_STATE)
 		return 0;
 	if (r < 0)
 		return r;
 	*ret_len = repl_u64(answer, "bytes", NULL);
 	json_decref(answer);
-	fd = lines_take_fd(&a->repl.c.lines);
+	fd = lines_take_fd(&repl_rpc(a->repl)->lines);
 	if (fd < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size < *ret_len || *ret_len == 0) {
 		r = error_set(err, ERROR_GENERAL, -EPROTO, "query-state: no state came along");
 	} else {
@@ -62,7 +62,7 @@ static bool standby_handover(struct agent *a)
 	json_t *s;
 	size_t len;
 
-	if (repl_run(&a->repl, "query-status", NULL, &s, &err) < 0)
+	if (repl_run(a->repl, "query-status", NULL, &s, &err) < 0)
 		return false;
 	reason = json_string_value(json_object_get(s, "reason"));
 	over = !json_is_true(json_object_get(json_object_get(s, "link"), "connected")) && reason &&
@@ -84,7 +84,7 @@ int agent_standby_wait(struct agent *a, struct error *err)
 		if (r < 0 || a->promoted || !standby_handover(a))
 			continue;
 		log_info("the primary has handed the guest over");
-		r = repl_run(&a->repl, "promote", NULL, NULL, err);
+		r = repl_run(a->repl, "promote", NULL, NULL, err);
 		a->promoted = r == 0;
 	}
 	return r;
@@ -116,11 +116,11 @@ int agent_standby_resume(struct agent *a, struct error *err)
 		return r;
 	if (!blob)
 		return standby_boot(a, err);
-	r = repl_run(&a->repl, "query-memory", NULL, &answer, err);
+	r = repl_run(a->repl, "query-memory", NULL, &answer, err);
 	if (r == 0) {
 		epoch = repl_u64(answer, "epoch", NULL);
 		json_decref(answer);
-		fd = lines_take_fd(&a->repl.c.lines);
+		fd = lines_take_fd(&repl_rpc(a->repl)->lines);
 		r = fd < 0 ? error_set(err, ERROR_GENERAL, -EPROTO, "query-memory: no file came")
 			   : agent_ram(a, fd, err);
 	}
@@ -142,5 +142,5 @@ int agent_standby_resume(struct agent *a, struct error *err)
 	log_info("the guest goes on from checkpoint %llu, %llu ms after the promotion was seen",
 		(unsigned long long)epoch, (unsigned long long)((clock_ns() - began) / NS_PER_MS));
 	/* The file is QEMU's and ours now. */
-	return repl_run(&a->repl, "release-memory", NULL, NULL, err);
+	return repl_run(a->repl, "release-memory", NULL, NULL, err);
 }

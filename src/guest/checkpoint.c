@@ -58,7 +58,8 @@ static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpo
 	json_t *answer;
 	int r, e;
 
-	r = rpc_send(&a->repl.c, "cut", NULL, -1, began + REPL_COMMAND_MS * NS_PER_MS, &id, err);
+	r = rpc_send(
+		repl_rpc(a->repl), "cut", NULL, -1, began + REPL_COMMAND_MS * NS_PER_MS, &id, err);
 	if (r < 0)
 		return r;
 	runs_clear(&a->pause);
@@ -71,7 +72,7 @@ static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpo
 	now = clock_ns();
 	t->copy = now - began;
 	began = now;
-	r = rpc_wait(&a->repl.c, "cut", id, began + REPL_COMMAND_MS * NS_PER_MS, &answer,
+	r = rpc_wait(repl_rpc(a->repl), "cut", id, began + REPL_COMMAND_MS * NS_PER_MS, &answer,
 		e < 0 ? NULL : err);
 	t->cut = clock_ns() - began;
 	if (r < 0)
@@ -98,9 +99,10 @@ static int checkpoint_send(struct agent *a, struct staging *s, uint64_t ahead_da
 	u.state_bytes = s->used - u.state_data;
 	s->busy = true;
 	s->epoch = epoch;
-	r = repl_submit(&a->repl, &u, &s->submit, err);
+	r = repl_submit(a->repl, &u, &s->submit, err);
 	if (r == 0)
-		r = rpc_send(&a->repl.c, "seal", json_pack("{s:I}", "epoch", (json_int_t)epoch), -1,
+		r = rpc_send(repl_rpc(a->repl), "seal",
+			json_pack("{s:I}", "epoch", (json_int_t)epoch), -1,
 			clock_ns() + REPL_COMMAND_MS * NS_PER_MS, &s->seal, err);
 	return r;
 }
@@ -111,7 +113,7 @@ static void checkpoint_abandon(struct agent *a, uint64_t epoch)
 	json_t *arguments = epoch ? json_pack("{s:I}", "epoch", (json_int_t)epoch) : NULL;
 	struct error err = {0};
 
-	if (repl_run(&a->repl, "abandon", arguments, NULL, &err) < 0)
+	if (repl_run(a->repl, "abandon", arguments, NULL, &err) < 0)
 		log_warning("%s, ignoring", err.text);
 }
 
@@ -128,7 +130,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	int r, e;
 
 	staging_reset(s);
-	r = repl_run(&a->repl, "checkpoint-begin", NULL, NULL, err);
+	r = repl_run(a->repl, "checkpoint-begin", NULL, NULL, err);
 	if (r < 0)
 		return r;
 	r = checkpoint_ahead(a, s, &ahead_data, err);
@@ -154,7 +156,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 		r = checkpoint_send(a, s, ahead_data, pause_data, epoch, err);
 	if (r < 0) {
 		checkpoint_owe(a, &a->pause);
-		if (epoch && r != -EPIPE)
+		if (r != -EPIPE)
 			checkpoint_abandon(a, epoch);
 		return r;
 	}

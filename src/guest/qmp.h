@@ -8,8 +8,9 @@
 
 #include "guest/rpc.h"
 
-#define QMP_COMMAND_MS 20000 /* a command that QEMU answers at once, on a machine under load */
-#define QMP_START_MS 60000   /* from exec to the greeting */
+#define QMP_COMMAND_MS                                                                             \
+	90000 /* a command; "stop" waits for the disks, which may wait for a replicator */
+#define QMP_START_MS 60000 /* from exec to the greeting */
 
 /* Takes fd over; negotiates the capabilities. */
 int qmp_begin(struct rpc *q, int fd, struct error *err);

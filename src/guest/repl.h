@@ -21,18 +21,22 @@ struct repl_spec {
 	const char *run_dir;
 };
 
-struct repl {
-	pid_t pid; /* 0 = none */
-	int pidfd;
-	struct rpc c;
-};
+struct repl;
 
-/* Starts it and connects; events are on. */
-int repl_start(struct repl *p, const struct repl_spec *spec, const char *role, struct error *err);
-/* Orderly: it cuts, commits, says goodbye (or is killed after wait_ms).  NULL-safe, once more is
- * fine. */
-void repl_end(struct repl *p, unsigned wait_ms);
-bool repl_ended(struct repl *p, char *how, size_t len);
+/* Starts it, connects; events are on.  A thread of its own starts it again whenever it ends by
+ * itself: the agent may be waiting for QEMU then, which waits for its disks. */
+int repl_new(
+	const struct repl_spec *spec, const char *role, struct repl **ret_repl, struct error *err);
+/* Orderly: it cuts, commits, says goodbye (or is killed after wait_ms).  NULL is fine; returns
+ * NULL. */
+struct repl *repl_free(struct repl *p, unsigned wait_ms);
+/* After the connection was lost: to the process that runs now.  ERROR_GENERAL where it ends again
+ * and again. */
+int repl_reconnect(struct repl *p, struct error *err);
+/* What it is to be started as from now on. */
+void repl_set_role(struct repl *p, const char *role);
+/* The connection; lost where a call returned -EPIPE. */
+struct rpc *repl_rpc(struct repl *p);
 
 int repl_run(struct repl *p, const char *command, json_t *arguments, json_t **ret_return,
 	struct error *err);

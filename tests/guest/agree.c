@@ -163,6 +163,25 @@ static void load_disk(void)
 	}
 }
 
+static void expect_page(const unsigned char *page, const unsigned char *want, unsigned number)
+{
+	uint64_t got, right;
+	unsigned at = 0, bad = 0;
+
+	if (!memcmp(page, want, BLOCK))
+		return;
+	for (unsigned i = BLOCK; i-- > 0;) {
+		if (page[i] == want[i])
+			continue;
+		at = i / 8 * 8;
+		bad++;
+	}
+	memcpy(&got, page + at, sizeof(got));
+	memcpy(&right, want + at, sizeof(right));
+	fail("memory: page %u is not what it was: %u bytes from %u on, %016llx and not %016llx",
+		number, bad, at, (unsigned long long)got, (unsigned long long)right);
+}
+
 /* Random pages, each checked against a number kept elsewhere before it is written anew. */
 static void load_mem(void)
 {
@@ -174,8 +193,8 @@ static void load_mem(void)
 		uint32_t p = next_random(&seed) % LOAD_PAGES;
 
 		fill(want, version[p]);
-		if (version[p] && memcmp(area + (size_t)p * BLOCK, want, BLOCK) != 0)
-			fail("memory: page %u is not what it was", p);
+		if (version[p])
+			expect_page(area + (size_t)p * BLOCK, want, p);
 		version[p] = n << 16 | p;
 		fill(area + (size_t)p * BLOCK, version[p]);
 		if (n % 16 == 0)

@@ -93,6 +93,16 @@ qemu_dies() {
   vm_promote "$2" && vm_same_guest "$2" && vm_goes_on "$2" 5 60
 }
 
+forced() { # $2 is promoted while $1 runs the guest: it must not go on in two places
+  rig_wait_state "$1" protected 60 && vm_note "$1" || return 1
+  rm -f "$rig_dir/$2/console"
+  rig_run "$2" promote --force >>"$rig_dir/commands.log" || { rig_fail "promote --force: $(rig_reason)"; return 1; }
+  ended "$1" 20 && unset "node_pid[$1]" || return 1
+  cp "$rig_dir/$1/console" "$rig_dir/last-console"
+  log_has "$1" 'was promoted by force: the guest was stopped here' || { rig_fail "its log does not say why"; return 1; }
+  vm_goes_on "$2" 1 30 && vm_same_guest "$2" && vm_goes_on "$2" 5 60
+}
+
 standby_comes_back() {
   vm_start "$1" standby
   rig_wait_state "$2" protected 60
@@ -126,7 +136,7 @@ refused() { # ARGUMENTS REASON
   log_has alpha "$2" || rig_fail "it does not say \"$2\": $(tail -n 1 "$rig_dir/alpha.log")"
 }
 
-plan=16
+plan=19
 echo "1..$plan"
 echo "# seed $seed"
 "$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
@@ -140,6 +150,9 @@ step "failover after a reset" fail_over alpha beta
 step "the killed side comes back" standby_comes_back alpha beta
 step "QEMU is killed: failover" qemu_dies beta alpha
 step "that side comes back" standby_comes_back beta alpha
+step "promotion by force stops the guest on the other side" forced alpha beta
+step "that side comes back, too" standby_comes_back alpha beta
+step "and gets the guest back" switch_over beta alpha
 step "SIGTERM: the last checkpoint is what the standby goes on from" stop_in_order alpha beta
 step "power-off ends the agent" eval 'vm_mode=off; fresh_group && { vm_start beta standby; vm_start alpha run; power_off; }'
 vm_mode=agree-raw
