@@ -16,6 +16,7 @@ enum cli_wait { CLI_WAIT_NONE, CLI_WAIT_RECEIVED, CLI_WAIT_COMMITTED };
 /* The values of the options; what a command's table does not have stays 0. */
 struct cli_args {
 	const char *conf_path;
+	uint64_t word;    /* number of the command's word, from 1 */
 	const char *node; /* NULL = the one named as this host */
 	const char *keep; /* NULL = not given */
 	bool force, yes;
@@ -62,6 +63,7 @@ struct command {
 	const char *details;               /* of `tandem COMMAND --help` */
 	const struct option_spec *options; /* besides --node and --help */
 	int (*run)(struct cli *cli, struct error *err);
+	const char *words; /* one of these stands before CONF; separated by '|'; NULL = none */
 };
 
 /* commands.c: ends with name == NULL. */
@@ -85,6 +87,7 @@ int cmd_switchover(struct cli *cli, struct error *err);
 int cmd_status(struct cli *cli, struct error *err);
 int cmd_pending(struct cli *cli, struct error *err);
 int cmd_cut(struct cli *cli, struct error *err);
+int cmd_meta(struct cli *cli, struct error *err);
 int cmd_commit(struct cli *cli, struct error *err);
 int cmd_discard(struct cli *cli, struct error *err);
 int cmd_promote(struct cli *cli, struct error *err);

@@ -163,6 +163,12 @@ const struct command commands[] = {
 		"--keep and its own name: takes that back, and lets a superseded primary start "
 		"again.",
 		options_resolve, cmd_resolve},
+	{"meta", "show or check what a node keeps on disk",
+		"Reads the node's metadata and the map of each disk. show: prints them; also "
+		"beside "
+		"a\nrunning node. check: tells whether they are valid; of a node that does not "
+		"run.",
+		options_none, cmd_meta, "show|check"},
 	{"connect", "allow the link to the other node again",
 		"Allows the link again, after `tandem disconnect` or discard, and tries at once.",
 		options_none, cmd_connect},

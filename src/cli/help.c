@@ -36,8 +36,8 @@ void help_command(const struct command *command)
 {
 	const struct option_spec *o;
 
-	printf("usage: tandem %s CONF [OPTION...]\n\n%s\n\noptions:\n", command->name,
-		command->details);
+	printf("usage: tandem %s %s%sCONF [OPTION...]\n\n%s\n\noptions:\n", command->name,
+		command->words ? command->words : "", command->words ? " " : "", command->details);
 	for (unsigned i = 0; (o = options_at(command, i)); i++)
 		help_option(o);
 }

@@ -152,6 +152,21 @@ static int options_check(const struct command *command, const struct cli_args *a
 	return 0;
 }
 
+/* Number of the word, from 1; 0 = it is none of them. */
+static uint64_t options_word(const char *words, const char *word)
+{
+	size_t len = strlen(word);
+
+	for (uint64_t i = 1; *words; i++) {
+		size_t n = strcspn(words, "|");
+
+		if (n == len && strncmp(words, word, n) == 0)
+			return i;
+		words += n + (words[n] == '|');
+	}
+	return 0;
+}
+
 int options_parse(const struct command *command, int argc, char **argv, struct cli_args *ret_args,
 	bool *ret_help, struct error *err)
 {
@@ -180,6 +195,16 @@ int options_parse(const struct command *command, int argc, char **argv, struct c
 		r = options_set(command, o, optarg, &args, err);
 		if (r < 0)
 			return r;
+	}
+	if (command->words) {
+		const char *word = optind < argc ? argv[optind] : "";
+
+		args.word = options_word(command->words, word);
+		if (args.word == 0)
+			return error_set(err, ERROR_USAGE, -EINVAL,
+				"%s: \"%.64s\" is not one of %s; see tandem %s --help",
+				command->name, word, command->words, command->name);
+		optind++;
 	}
 	if (optind == argc)
 		return error_set(err, ERROR_USAGE, -EINVAL,

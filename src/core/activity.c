@@ -157,7 +157,8 @@ static bool activity_need_page(struct activity *a, uint64_t first, uint64_t end,
 	for (unsigned i = 0; i < a->npages; i++)
 		if (a->page[i] == page)
 			return true;
-	if (!activity_page_lacks(a, first, end, exact))
+	/* Serial 0: no copy in the file is valid. */
+	if (!activity_page_lacks(a, first, end, exact) && !(exact && a->page_serial[page] == 0))
 		return true;
 	if (a->npages == ACTIVITY_PAGES)
 		return false;

@@ -4,10 +4,16 @@
 may differ is copied, the secondary keeps its last committed state until the copy commits, and is equal to the primary
 at a cut afterwards.
 usage: tests/scenario/resync.py BUILD_DIR [SEED]"""
+import os
 import random
 import re
+import subprocess
+import sys
 
 from group import MIB, Group, Writer, differ, main, need, ok, until
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "decode"))
+from crc32c import crc32c  # noqa: E402
 
 SIZE = 192 * MIB
 KEYS = "journal-size = 320M\nepoch-ms = 20\nheartbeat-ms = 50\npeer-timeout-ms = 1500\n"
@@ -24,6 +30,17 @@ class Pair(Group):
         self.primary = "alpha"
         self.writer = None
         self.init("alpha", "beta")
+
+    def cli(self, *args, node, check=True):
+        """As of the rig, with the words of `tandem meta`."""
+        if not args[0].startswith("meta-"):
+            return super().cli(*args, node=node, check=check)
+        p = subprocess.run([self.tandem, "meta", args[0][5:], self.conf, "--node", node], text=True, check=False,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if not check:
+            return p.returncode, p.stderr
+        need(p.returncode == 0, "tandem", *args, "on", node, "exits with", p.returncode, p.stderr)
+        return p.stdout
 
     @property
     def secondary(self):
@@ -243,6 +260,55 @@ def staged(g, seed):
     ok("a staged resync: interrupted at both ends, exported and promoted in the middle, the last state stays")
 
 
+def metadata(g):
+    """tandem meta; and what happens to maps that are missing, damaged, or of a newer version."""
+    node, other = g.secondary, g.primary
+    shown = g.cli("meta-show", node=other)
+    need("generation" in shown and "hot regions" in shown, "meta show beside a running node:", shown)
+    code, text = g.cli("meta-check", node=other, check=False)
+    need(code == 9, "meta check of a running node exits with", code, text)
+    g.end(node)
+    need("is valid" in g.cli("meta-check", node=node), "meta check")
+    path = g.path(node, "state", "vda.map")
+    with open(path, "rb") as f:
+        good = f.read()
+    page = 4 * 4096  # both copies of the only page
+    for what, spoil, code, kind in (
+            ("missing", None, 6, "full"),
+            ("a damaged header", lambda d: bytes(8) + d[8:4096] + bytes(8) + d[4104:], 6, "full"),
+            ("a damaged page", lambda d: d[:page + 100] + b"xx" + d[page + 102:page + 4196] + b"xx" + d[page + 4198:],
+             6, "incremental")):
+        if spoil:
+            with open(path, "wb") as f:
+                f.write(spoil(good))
+        else:
+            os.unlink(path)
+        got, text = g.cli("meta-check", node=node, check=False)
+        need(got == code and "vda.map" in text, "meta check of", what, ":", got, text)
+        g.start(node, "secondary")
+        g.until_state(g.primary, "protected")
+        need(g.syncs(g.primary)[-1][0] == kind, what, ": the sync was", g.syncs(g.primary)[-1])
+        g.equal(what)
+        g.end(node)
+        with open(path, "rb") as f:
+            good = f.read()
+        need("0 of" in g.cli("meta-check", node=node), "the map is good again")
+    newer = bytearray(good)
+    for slot in (0, 4096):
+        newer[slot + 12] = 9
+        newer[slot + 4092:slot + 4096] = crc32c(bytes(newer[slot:slot + 4092])).to_bytes(4, "little")
+    with open(path, "wb") as f:
+        f.write(newer)
+    code, text = g.cli("secondary", node=node, check=False)
+    need(code != 0, "a map of a newer version is taken")
+    with open(path, "wb") as f:
+        f.write(good)
+    g.start(node, "secondary")
+    g.until_state(g.primary, "protected")
+    g.equal("after all")
+    ok("maps that are missing or damaged: a full sync, explained; of a newer version: refused; tandem meta tells")
+
+
 def run(build, seed):
     g = Pair(build, seed)
     failed = True
@@ -256,6 +322,7 @@ def run(build, seed):
         idle_link_loss(g)
         restarts(g)
         crashes(g)
+        metadata(g)
         staged(g, seed)
         there_and_back(g)
         failed = False
