@@ -57,9 +57,8 @@ int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint6
 		return -EAGAIN;
 	r->lent = false;
 	if (payload) {
-		memcpy(at + RECORD_HEADER_SIZE, payload, len);
+		rec.payload_crc = crc32c_copy(at + RECORD_HEADER_SIZE, payload, len);
 		memset(at + RECORD_HEADER_SIZE + len, 0, size - RECORD_HEADER_SIZE - len);
-		rec.payload_crc = crc32c(at + RECORD_HEADER_SIZE, len);
 	}
 	record_put_header(at, &rec);
 	err = replica_take_change(r, &rec, r->rx_at);

@@ -158,23 +158,28 @@ static void *drain_main(void *arg)
 
 int drain_start(struct node *n, struct error *err)
 {
-	int r = pthread_create(&n->drainer, NULL, drain_main, n);
+	int r = 0;
 
-	if (r)
-		return error_code(err, -r, "cannot start a thread");
-	n->drainer_started = true;
-	return 0;
+	/* Who stops the node meanwhile either joins the thread or prevents it. */
+	pthread_mutex_lock(&n->lock);
+	if (!n->stopping)
+		r = pthread_create(&n->drainer, NULL, drain_main, n);
+	n->drainer_started = r == 0 && !n->stopping;
+	pthread_mutex_unlock(&n->lock);
+	return r ? error_code(err, -r, "cannot start a thread") : 0;
 }
 
 void drain_stop(struct node *n)
 {
-	if (!n->drainer_started)
-		return;
+	bool started;
+
 	pthread_mutex_lock(&n->lock);
+	started = n->drainer_started;
+	n->drainer_started = false;
 	pthread_cond_broadcast(&n->changed);
 	pthread_mutex_unlock(&n->lock);
-	pthread_join(n->drainer, NULL);
-	n->drainer_started = false;
+	if (started)
+		pthread_join(n->drainer, NULL);
 }
 
 int drain_now(struct node *n, struct error *err)

@@ -75,9 +75,15 @@ static void fuzz_local(struct fuzz_run *f)
 	static uint8_t data[70000];
 	uint64_t off = fuzz_random(&f->rnd, WORLD_SIZE - sizeof(data)), epoch;
 	uint64_t len = 1 + fuzz_random(&f->rnd, sizeof(data));
+	enum replica_mode mode = world_status(&f->w).mode;
 	int r;
 
-	if (world_status(&f->w).mode != REPLICA_READY)
+	/* A fill is for groups of disks. */
+	if (mode == REPLICA_EMPTY && !f->w.cfg.image && fuzz_random(&f->rnd, 4) == 0)
+		FUZZ_REQUIRE(replica_local_fill_end(f->w.r, &epoch) == 0);
+	else if (mode == REPLICA_EMPTY)
+		FUZZ_REQUIRE(replica_local_cut(f->w.r, &epoch) == -EIO);
+	if (mode != REPLICA_READY && mode != REPLICA_DIRECT)
 		return;
 	if (fuzz_random(&f->rnd, 4) == 0)
 		r = replica_local_cut(f->w.r, &epoch);
