@@ -29,6 +29,7 @@ void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync k
 	p->settled = 0;
 	p->disks_copied = p->open_state = p->begun = false;
 	p->open_space = 0;
+	p->staged = kind == RECORD_SYNC_STAGED;
 	p->state_len = 0;
 	p->cuts_count = 0;
 	p->sync_epoch = p->open;
@@ -46,15 +47,18 @@ void primary_session_end(struct primary *p)
 }
 
 /* With a guest: the journal must keep room for the SEALs, which stand behind these changes. */
-static bool primary_overdue(const struct primary *p)
+static bool primary_overdue(const struct primary *p, const struct record *rec)
 {
-	uint64_t space = p->open_space;
+	uint64_t space = p->open_space, limit = p->max_epoch_bytes;
 
-	if (!p->guest || p->begun || p->max_epoch_bytes == 0 || p->open == p->sync_epoch)
+	/* What the sync itself brings was found to fit. */
+	if (!p->guest || p->begun || limit == 0 || (rec->flags & RECORD_FLAG_SYNC))
 		return false;
 	for (unsigned i = 0; i < p->cuts_count; i++)
 		space += p->cuts[i].space;
-	return space >= p->max_epoch_bytes;
+	if (p->staged && primary_memory_epoch(p) == p->sync_epoch)
+		limit *= 3; /* it takes the room that it needs */
+	return space >= limit;
 }
 
 uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
@@ -63,7 +67,7 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 
 	if (queue_used(&p->queue) + record_size(rec->payload) + PRIMARY_QUEUE_ROOM >
 			p->queue.size ||
-		primary_overdue(p))
+		primary_overdue(p, rec))
 		return NULL;
 	slot = queue_reserve(&p->queue, rec->payload, &rec->seq);
 	if (!slot)
@@ -75,7 +79,7 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 	p->bytes += rec->length;
 	p->total_changes++;
 	p->total_bytes += rec->length;
-	if (p->open != p->sync_epoch)
+	if (p->open != p->sync_epoch || p->staged)
 		p->open_space += record_size(rec->payload);
 	return slot;
 }

@@ -61,7 +61,8 @@ struct primary {
 	bool guest;
 	bool disks_copied;   /* the disks' sync is through: the first checkpoint may be cut */
 	bool begun;          /* the guest is being stopped: its last writes always pass */
-	uint64_t open_space; /* as in primary_checkpoint; 0 in the first epoch of a session */
+	bool staged;         /* the sync of this session goes through the journal */
+	uint64_t open_space; /* as in primary_checkpoint; not of a sync in place */
 	bool open_state;     /* device state was submitted for the open epoch */
 	uint64_t state_len;  /* of the state blob, as sent */
 	struct primary_checkpoint cuts[PRIMARY_CUTS_MAX]; /* the lowest first */
