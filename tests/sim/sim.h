@@ -78,6 +78,7 @@ struct sim_stats {
 	uint64_t seeds, events, writes, zeros, flushes, cuts, syncs, sync_ends, commits, applied;
 	uint64_t direct, crashes_p, crashes_s, breaks, flips, flips_seen, shadows, live;
 	uint64_t recovered, queue_full, rx_wait, from_journal, wraps, discards, promotions, local;
+	uint64_t staged, too_big;
 	uint64_t pages, abandoned, memory_checks, resumed;
 	uint64_t unpromotable, errors, goodbyes, empty_batches;
 };
@@ -237,7 +238,7 @@ struct sim_primary {
 void primary_node_start(struct sim *s);
 void primary_node_crash(struct sim *s);
 void primary_node_free(struct sim *s);
-void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal);
+void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool staged);
 void primary_node_lost(struct sim *s);
 void primary_node_ack(struct sim *s, const struct record *rec);
 void primary_node_goodbye(struct sim *s, void *arg);
@@ -287,6 +288,7 @@ struct sim_secondary {
 	bool local_dirty; /* changes since the last local cut */
 	uint64_t local_ids;
 	uint8_t *local_data; /* max_write bytes */
+	bool staged;         /* the sync of this session: what does not fit ends the session */
 	bool discarded;      /* the link is to be closed: nothing more of it may be taken */
 	/* memory of a guest */
 	uint8_t *memory, *second;

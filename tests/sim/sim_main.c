@@ -70,6 +70,8 @@ static void print_stats(const struct sim_stats *st)
 		{"promotions", st->promotions},
 		{"without a state", st->unpromotable},
 		{"local changes", st->local},
+		{"staged syncs", st->staged},
+		{"too big", st->too_big},
 		{"pages of memory", st->pages},
 		{"checkpoints abandoned", st->abandoned},
 		{"looks at the memory", st->memory_checks},

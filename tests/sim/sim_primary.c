@@ -193,11 +193,11 @@ void primary_node_ack(struct sim *s, const struct record *rec)
 		(unsigned long long)rec->epoch, (unsigned long long)rec->offset);
 }
 
-void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal)
+void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool staged)
 {
 	s->p.session++;
-	primary_session_begin(
-		&s->p.core, floor, RECORD_SYNC_IN_PLACE, s->oracle.total, journal / 4);
+	primary_session_begin(&s->p.core, floor, staged ? RECORD_SYNC_STAGED : RECORD_SYNC_IN_PLACE,
+		s->oracle.total, journal / 4);
 	sync_begin(s);
 }
 

@@ -201,6 +201,11 @@ void secondary_rx(struct sim *s, void *arg)
 
 		replica_get_status(sec->r, &st);
 		s->stats->rx_wait++;
+		if (replica_rx_stuck(sec->r) && sec->staged && st.staging) {
+			s->stats->too_big++;
+			link_close_s(s);
+			return;
+		}
 		if (replica_rx_stuck(sec->r) && st.mode != REPLICA_FAILED)
 			sim_fail(s,
 				"the replica says that it is stuck (journal %llu of %llu, primary: "
