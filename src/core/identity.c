@@ -85,6 +85,17 @@ void identity_write(struct identity *id, bool alone, uint64_t fresh)
 	id->unwritten = false;
 }
 
+bool identity_reconnect_due(const struct identity *id, const struct identity_decision *how)
+{
+	return identity_same(&id->current, &how->common);
+}
+
+void identity_reconnect(struct identity *id, uint64_t fresh)
+{
+	identity_mint(id, fresh);
+	id->unwritten = true;
+}
+
 void identity_session(struct identity *id, const struct identity *peer, bool full)
 {
 	id->shared = true;

@@ -146,6 +146,12 @@ static inline bool identity_write_due(bool unwritten, bool shared, bool alone)
 	return unwritten || (shared && alone);
 }
 void identity_write(struct identity *id, bool alone, uint64_t fresh);
+/* Whether a primary whose map is not empty must call identity_reconnect, and say who it is anew:
+ * the peer holds its generation, but not all of its data, and what is written until the sync is
+ * committed has no more protection than what is written alone.  So it gets a generation of its own,
+ * unwritten so far. */
+bool identity_reconnect_due(const struct identity *id, const struct identity_decision *how);
+void identity_reconnect(struct identity *id, uint64_t fresh);
 /* Primary, a session begins: from now on the peer may come to hold the current generation. A full
  * sync sets the map to "all" before, and its base is now. */
 void identity_session(struct identity *id, const struct identity *peer, bool full);

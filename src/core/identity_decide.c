@@ -284,7 +284,7 @@ static void identity_explain(const struct identity_facts *f, struct identity_dec
 
 	switch (d->action) {
 	case IDENTITY_SYNC_NONE:
-		snprintf(to, len, "both are at generation %llu", NUMBER(p->current));
+		snprintf(to, len, "both hold generation %llu", NUMBER(f->at));
 		return;
 	case IDENTITY_SYNC_INCREMENTAL:
 		snprintf(to, len, "what has changed since generation %llu%s",

@@ -151,6 +151,9 @@ int node_note_fill(struct node *n, struct error *err);
 int node_note_ingest(struct node *n, uint64_t first, struct error *err);
 int node_fresh_names(
 	struct uuid *ret_group, struct uuid *ret_volumes, unsigned n, struct error *err);
+/* A session could begin: whether a generation must begin first (identity_reconnect); then it has,
+ * and the peer is to be told anew who we are.  1, 0, or negative. */
+int node_note_reconnect(struct node *n, const struct identity_decision *how, struct error *err);
 /* Orderly end of a primary; the images are flushed. */
 void node_note_clean(struct node *n);
 

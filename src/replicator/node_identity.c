@@ -97,6 +97,40 @@ int node_note_write(struct node *n)
 	return r;
 }
 
+static void node_note_reconnected(struct metadata *m, void *ctx)
+{
+	const struct node_fresh *f = ctx;
+
+	identity_reconnect(&m->id, f->id);
+}
+
+int node_note_reconnect(struct node *n, const struct identity_decision *how, struct error *err)
+{
+	bool due = how->action == IDENTITY_SYNC_FULL;
+	struct node_fresh f = {0};
+	int r = 0;
+
+	pthread_mutex_lock(&n->lock);
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		due |= n->maps[i]->wanted != 0;
+	pthread_mutex_unlock(&n->lock);
+	if (!due)
+		return 0;
+	pthread_mutex_lock(&n->meta_lock);
+	due = identity_reconnect_due(&n->meta.now.id, how);
+	if (due) {
+		r = uuid_random64(&f.id);
+		r = r < 0 ? error_code(err, r, "cannot make an identifier")
+			  : node_meta_update_locked(n, node_note_reconnected, &f, err);
+	}
+	if (due && r == 0)
+		log_info("generation %llu begins: for what is written until the secondary is up to "
+			 "date",
+			(unsigned long long)n->meta.now.id.current.number);
+	pthread_mutex_unlock(&n->meta_lock);
+	return r < 0 ? r : due;
+}
+
 static void node_note_filling(struct metadata *m, void *ctx)
 {
 	identity_fill(&m->id);

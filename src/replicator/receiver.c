@@ -213,8 +213,10 @@ static int receiver_load(struct receiver *r, struct error *err)
 	struct journal_header h = {0};
 	struct replica_status st;
 	/* What was written as a primary stands on the disks and belongs to no epoch: a state below
-	 * every epoch that can come; but for the journal of a promotion. */
-	bool written = m->id.role == IDENTITY_PRIMARY && !m->draining;
+	 * every epoch that can come; but for the journal of a promotion, and that of a sync that
+	 * was accepted and may be committed (then metadata and header name that state already). */
+	bool written = m->id.role == IDENTITY_PRIMARY && !m->draining &&
+		       identity_is_none(&m->id.next.generation);
 	uint64_t committed = !m->id.consistent ? 0 : written ? max_u64(m->seen, 1) : m->committed;
 	const char *why;
 	int e;

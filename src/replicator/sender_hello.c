@@ -105,7 +105,10 @@ int sender_hello(struct sender *s, struct hello *ret_peer, struct identity_decis
 		identity_decide(&own.id, &ret_peer->id, ret_how);
 		why = identity_refused(ret_how) ? ret_how->text : NULL;
 	}
-	return why ? sender_refuse(s, why, err) : sender_take_maps(s, err);
+	r = why ? sender_refuse(s, why, err) : sender_take_maps(s, err);
+	if (r == 0)
+		r = node_note_reconnect(s->n, ret_how, err);
+	return r > 0 ? error_set(err, ERROR_PEER, -EAGAIN, "a new generation has begun") : r;
 }
 
 struct sender_session_note {

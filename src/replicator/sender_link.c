@@ -330,6 +330,12 @@ static void sender_try(struct sender *s)
 	r = sender_open(s, &err);
 	if (r == 0)
 		r = sender_hello(s, &peer, &how, &err);
+	if (r == -EAGAIN) { /* once more: it knows us by a former generation */
+		link_close(&s->link);
+		r = sender_open(s, &err);
+		if (r == 0)
+			r = sender_hello(s, &peer, &how, &err);
+	}
 	if (r < 0) {
 		link_close(&s->link);
 		/* The error begins with the address where that is news. */

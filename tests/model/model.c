@@ -90,7 +90,7 @@ static void model_end_session(struct model *m)
 	m->node[m->primary].map |= m->window | m->acking;
 	m->link = MODEL_NO_LINK;
 	m->primary = m->copy = m->window = m->acking = 0;
-	m->in_place = m->touched = m->discards = false;
+	m->in_place = m->touched = m->discards = m->noted = false;
 }
 
 /* The secondary's identity as its HELLO says it. */
@@ -149,8 +149,16 @@ static bool model_connect(struct model *m, unsigned node, bool in_place, const c
 		*ret_why = "everything is copied, though the maps would do";
 	if (identity_refused(&how) || (in_place && !how.keeps_state))
 		return false;
-	full = how.action == IDENTITY_SYNC_FULL;
 	model_settle(s);
+	if (p->map && identity_reconnect_due(&p->id, &how)) {
+		identity_accept(&s->id, &p->id, how.action == IDENTITY_SYNC_FULL, 0);
+		m->noted = true;
+		if (model_broken != BREAK_NO_RECONNECT)
+			identity_reconnect(&p->id, model_fresh(m));
+		model_decide(m, node, &how);
+	}
+	m->noted |= !identity_reconnect_due(&p->id, &how);
+	full = how.action == IDENTITY_SYNC_FULL;
 	s->epoch &= s->id.role == IDENTITY_SECONDARY;
 	identity_accept(&s->id, &p->id, full, 0);
 	if (model_broken == BREAK_SETTLE_EARLY)
@@ -267,7 +275,8 @@ static bool model_write(struct model *m, unsigned node, unsigned block, const ch
 		if (model_broken == BREAK_NEVER_WRITTEN)
 			n->id.unwritten = unwritten;
 	}
-	m->version[m->versions] = (struct model_version){n->content[block], alone};
+	m->version[m->versions] = (struct model_version){
+		n->content[block], alone || (m->link == MODEL_SYNCING && m->noted)};
 	n->content[block] = m->versions++;
 	if (alone) {
 		n->map |= (uint8_t)(1u << block);
@@ -411,9 +420,12 @@ static bool model_recover_to(struct model m, unsigned keep, bool may_yield, cons
 		}
 	}
 	(void)model_do(&m, EVENT_START_SECONDARY, !keep, ret_why);
-	if (!model_do(&m, EVENT_CONNECT, keep, ret_why) &&
-		(!may_yield || !model_do(&m, EVENT_YIELD, !keep, ret_why) ||
-			!model_do(&m, EVENT_CONNECT, keep, ret_why)))
+	(void)model_do(&m, EVENT_CONNECT, keep, ret_why);
+	if (!model_linked(&m) && may_yield) {
+		(void)model_do(&m, EVENT_YIELD, !keep, ret_why);
+		(void)model_do(&m, EVENT_CONNECT, keep, ret_why);
+	}
+	if (!model_linked(&m))
 		return false;
 	(void)model_do(&m, EVENT_TOUCH, 0, ret_why);
 	return model_do(&m, EVENT_SYNC_COMMIT, 0, ret_why) && model_do(&m, EVENT_ACK, 0, ret_why) &&

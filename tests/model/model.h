@@ -6,7 +6,7 @@
  * Checked in every state that is reached:
  *  - nobody's answered write is overwritten unless the writer's successor has seen it, or the
  *    operator gave it up: "answered" = committed on the secondary and acknowledged, or written
- * alone;
+ *    alone, or in a sync that has something to copy;
  *  - a sync that commits leaves both disks equal, whatever it copied;
  *  - a node that is promoted or started as a primary has no block that a sync left half done;
  *  - a split brain is reported only if both sides have something that the other has not seen;
@@ -56,6 +56,7 @@ struct model {
 	bool in_place;   /* the sync changes the secondary's disk as it goes */
 	bool touched;    /* ... and has begun to */
 	bool discards;
+	bool noted; /* what is written before the sync is committed has a generation of its own */
 	uint8_t fresh; /* ids given out */
 };
 
@@ -88,6 +89,7 @@ struct model_event {
 enum model_break {
 	BREAK_NONE,
 	BREAK_ROW,           /* the row break_row decides the opposite */
+	BREAK_NO_RECONNECT,  /* no generation begins before a sync that copies something */
 	BREAK_NO_MINT,       /* writes alone begin no generation */
 	BREAK_UNWRITTEN,     /* an unwritten generation counts as written to */
 	BREAK_NEVER_WRITTEN, /* the first write after a promotion is not noted */

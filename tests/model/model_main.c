@@ -10,9 +10,11 @@
 
 #include "model.h"
 
-static const char *const break_names[] = {"", "", "no-mint", "unwritten", "never-written",
-	"one-map", "own-map", "clear-early", "clear-equal", "settle-early", "no-settle",
-	"not-shared", "base-early", "no-touch", "no-full-map", "yield-deaf", "keep-deaf"};
+static const char *const break_names[] = {"", "", "no-reconnect", "no-mint", "unwritten",
+	"never-written", "one-map", "own-map", "clear-early", "clear-equal", "settle-early",
+	"no-settle", "not-shared", "base-early", "no-touch", "no-full-map", "yield-deaf",
+	"keep-deaf"};
+_Static_assert(sizeof(break_names) / sizeof(break_names[0]) == BREAK_KINDS, "a name each");
 
 struct stored {
 	uint8_t packed[MODEL_PACKED];
@@ -164,7 +166,7 @@ static bool set_break(const char *name)
 		model_broken_row = name + 4;
 		return true;
 	}
-	for (unsigned i = BREAK_NO_MINT; i < BREAK_KINDS; i++)
+	for (unsigned i = BREAK_ROW + 1; i < BREAK_KINDS; i++)
 		if (strcmp(break_names[i], name) == 0)
 			model_broken = i;
 	return model_broken != BREAK_NONE;

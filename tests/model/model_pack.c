@@ -168,7 +168,8 @@ static void pack_from(const struct model *m, unsigned first, uint8_t packed[MODE
 	pack_put(&p, m->link);
 	pack_put(&p, m->link == MODEL_NO_LINK ? 0 : m->primary ^ first);
 	pack_put(&p, m->copy | m->window << 2 | m->acking << 4);
-	pack_put(&p, (m->in_place ? 1u : 0) | (m->touched ? 2u : 0) | (m->discards ? 4u : 0));
+	pack_put(&p, (m->in_place ? 1u : 0) | (m->touched ? 2u : 0) | (m->discards ? 4u : 0) |
+			     (m->noted ? 8u : 0));
 	pack_node(&p, n[0]);
 	pack_node(&p, n[1]);
 	pack_versions(&p, m, n);
@@ -248,6 +249,7 @@ void model_unpack(const uint8_t packed[MODEL_PACKED], struct model *m)
 	m->in_place = flags & 1;
 	m->touched = flags & 2;
 	m->discards = flags & 4;
+	m->noted = flags & 8;
 	unpack_node(&at, &m->node[0]);
 	unpack_node(&at, &m->node[1]);
 	for (unsigned i = 0; i < 2 * MODEL_BLOCKS; i++)
