@@ -85,10 +85,10 @@ static int receiver_say(struct receiver *r, uint64_t now)
 		pthread_mutex_lock(&r->n->lock);
 		if (r->have_received)
 			(void)link_put(l, &r->ack_received, NULL); /* empty: it fits */
+		if (r->have_synced) /* before the commit, which ends the sync */
+			(void)link_put(l, &r->ack_synced, NULL);
 		if (r->have_committed)
 			(void)link_put(l, &r->ack_committed, NULL);
-		if (r->have_synced)
-			(void)link_put(l, &r->ack_synced, NULL);
 		r->have_received = r->have_committed = r->have_synced = false;
 		pthread_mutex_unlock(&r->n->lock);
 		if (link_out_empty(l) && now - l->said >= r->n->conf->heartbeat_ms * NS_PER_MS)
