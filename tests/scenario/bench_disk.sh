@@ -25,10 +25,10 @@ for name, sides in out["workloads"].items():
         for figure in ("iops", "mb_s", "lat_us", "p99_us"):
             assert side[figure] > 0, (name, figure)
         assert all(r["requests"] > 0 for r in side["runs"])
-assert len(out["bars"]) == 5
+assert len(out["bars"]) == 6
 for bar in out["bars"]:
     assert bar["met"] in (True, False) and bar["measured"] >= 0 and bar["name"] in text, bar
-assert text.count("met   ") + text.count("MISSED") == 5
+assert text.count("met   ") + text.count("MISSED") == 6
 assert out["machine"]["cpus"] > 0
 P
 [ -z "$(find "$dir" -name 'tandem-bench.*')" ] || { echo "not ok - it leaves files behind"; exit 1; }
