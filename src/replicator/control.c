@@ -506,19 +506,23 @@ int control_new(struct node *n, struct control **ret_control, struct error *err)
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
 		ctl->clients[i].fd = ctl->clients[i].out_fd = -1;
 	node_path(n->own->run_dir, "control.sock", path, sizeof(path));
-	if (strlen(path) >= sizeof(a.sun_path)) {
+	if (strlen(path) + 1 >= sizeof(a.sun_path)) {
 		free(ctl);
 		return error_set(err, ERROR_CONFIG, -ENAMETOOLONG,
 			"control socket: the path %.200s is too long", path);
 	}
-	memcpy(a.sun_path, path, strlen(path) + 1);
-	memcpy(ctl->path, a.sun_path, sizeof(a.sun_path));
+	/* Under another name until it listens: who sees the socket can connect to it. */
+	memcpy(ctl->path, path, strlen(path) + 1);
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s~", ctl->path);
 	r = wake_init(&ctl->wake);
 	ctl->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	unlink(path); /* of a node that was killed; the node's lock says that none runs */
+	/* of a node that was killed; the node's lock says that none runs */
+	unlink(path);
+	unlink(a.sun_path);
 	if (r < 0 || ctl->listener < 0 ||
 		bind(ctl->listener, (struct sockaddr *)&a, sizeof(a)) < 0 ||
-		chmod(path, 0600) < 0 || listen(ctl->listener, CONTROL_CLIENTS) < 0) {
+		chmod(a.sun_path, 0600) < 0 || listen(ctl->listener, CONTROL_CLIENTS) < 0 ||
+		rename(a.sun_path, path) < 0) {
 		r = error_errno(err, "control socket: cannot listen on %.200s", path);
 		control_free(ctl);
 		return r;
