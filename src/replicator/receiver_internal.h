@@ -82,6 +82,7 @@ struct receiver {
 	uint64_t map_word;
 	bool blocked;          /* no room to receive */
 	bool failure_said;     /* in the log */
+	bool settle_due;       /* the session's generation is not this node's own yet */
 	uint64_t refused_said; /* when a refusal was logged last */
 };
 

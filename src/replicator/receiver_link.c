@@ -228,6 +228,7 @@ static void receiver_accept(struct receiver *r, struct candidate *c, const struc
 	}
 	receiver_end(r, r->link.transport ? "it connected anew" : NULL);
 	r->link = c->link;
+	r->settle_due = true;
 	c->link.transport = NULL;
 	(void)link_put_hello(&r->link, own); /* the first: it fits */
 	pthread_mutex_lock(&n->lock);
@@ -492,6 +493,35 @@ static void receiver_wait(struct receiver *r, struct receiver_poll *p)
 		wake_clear(&r->completed);
 }
 
+/* What a staged sync has brought becomes this node's own before its commit is acknowledged: until
+ * the metadata says so, a former primary that starts again takes its own disks for the state, not
+ * the journal.  One write per sync. */
+static void receiver_settle_committed(struct receiver *r)
+{
+	struct node *n = r->n;
+	struct replica_status st;
+	struct error err;
+	int e = 0;
+
+	if (!r->settle_due)
+		return;
+	pthread_mutex_lock(&n->lock);
+	replica_get_status(r->core, &st);
+	pthread_mutex_unlock(&n->lock);
+	if (st.mode == REPLICA_READY)
+		e = receiver_settle(r, st.committed, &err);
+	if (e < 0) {
+		log_error("%s", err.text);
+		pthread_mutex_lock(&n->lock);
+		r->have_committed = false;
+		replica_fail(r->core, e, "cannot write the metadata");
+		pthread_mutex_unlock(&n->lock);
+	}
+	pthread_mutex_lock(&n->meta_lock);
+	r->settle_due = e == 0 && !identity_is_none(&n->meta.now.id.next.generation);
+	pthread_mutex_unlock(&n->meta_lock);
+}
+
 void *receiver_main(void *arg)
 {
 	struct receiver *r = arg;
@@ -507,6 +537,7 @@ void *receiver_main(void *arg)
 		receiver_wait(r, &p);
 		now = clock_ns();
 		journal_io_reap(r);
+		receiver_settle_committed(r);
 		receiver_carry_out(r);
 		receiver_close_door(r);
 		for (unsigned i = 0; r->listener && i < p.listeners; i++)
