@@ -27,6 +27,7 @@ class Proxy:
         self.generation = 0  # of connections
         self.passed = [0, 0]  # bytes of this connection, by direction
         self.limit = [None, None]  # bytes after which it is cut
+        self.stalled = [False, False]  # nothing goes that way, nothing is lost
         self.reset = False
         self.cuts = 0
         self.ends = []
@@ -44,6 +45,11 @@ class Proxy:
     def wait_cut(self, before, seconds):
         with self.lock:
             return self.lock.wait_for(lambda: self.cuts > before, seconds)
+
+    def stall(self, direction, on=True):
+        with self.lock:
+            self.stalled[direction] = on
+            self.lock.notify_all()
 
     def shut_now(self, reset=True):
         with self.lock:
@@ -113,6 +119,7 @@ class Proxy:
             except OSError:
                 data = b""
             with self.lock:
+                self.lock.wait_for(lambda: not self.stalled[direction] or generation != self.generation or not self.ends)
                 if generation != self.generation or not self.ends:
                     return
                 limit = self.limit[direction]

@@ -205,6 +205,18 @@ static bool model_touch(struct model *m, const char **ret_why)
 	return true;
 }
 
+static bool model_part(struct model *m, unsigned block)
+{
+	struct model_node *p = &m->node[m->primary], *s = &m->node[!m->primary];
+
+	if (m->link != MODEL_SYNCING || !m->touched || !(m->copy & ~m->window & 1u << block))
+		return false;
+	s->content[block] = p->content[block];
+	p->map &= (uint8_t) ~(1u << block);
+	m->copy &= (uint8_t) ~(1u << block);
+	return true;
+}
+
 static bool model_sync_commit(struct model *m, const char **ret_why)
 {
 	struct model_node *p = &m->node[m->primary], *s = &m->node[!m->primary];
@@ -353,6 +365,8 @@ bool model_step(struct model *m, const struct model_event *e, const char **ret_w
 		return model_connect(m, e->node, e->kind == EVENT_CONNECT_IN_PLACE, ret_why);
 	case EVENT_TOUCH:
 		return e->node == 0 && model_touch(m, ret_why);
+	case EVENT_PART:
+		return e->node == 0 && model_part(m, e->block);
 	case EVENT_SYNC_COMMIT:
 		return e->node == 0 && model_sync_commit(m, ret_why);
 	case EVENT_COMMIT:
@@ -458,9 +472,9 @@ enum model_recovery model_recovers(const struct model *m, const char **ret_why)
 /* --- for people --- */
 
 static const char *const event_names[] = {"start as primary", "start as secondary", "crash",
-	"connect", "connect, in place", "sync touches the disk", "sync commits", "commit",
-	"acknowledge", "link loss", "write", "promote", "promote by force", "resolve: yield",
-	"resolve: keep", "map is lost"};
+	"connect", "connect, in place", "sync touches the disk", "a block of the sync is durable",
+	"sync commits", "commit", "acknowledge", "link loss", "write", "promote",
+	"promote by force", "resolve: yield", "resolve: keep", "map is lost"};
 
 void model_event_print(const struct model_event *e, char *buf, size_t len)
 {

@@ -67,6 +67,7 @@ enum model_kind {
 	EVENT_CONNECT,
 	EVENT_CONNECT_IN_PLACE,
 	EVENT_TOUCH,
+	EVENT_PART, /* a block of a sync in place is durable, and acknowledged */
 	EVENT_SYNC_COMMIT,
 	EVENT_COMMIT,
 	EVENT_ACK,

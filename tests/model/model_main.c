@@ -127,7 +127,7 @@ static bool explorer_expand(struct explorer *x, uint32_t at, bool *ret_full)
 			struct model m = before;
 			bool done;
 
-			if (e.block && kind != EVENT_WRITE)
+			if (e.block && kind != EVENT_WRITE && kind != EVENT_PART)
 				continue;
 			done = model_step(&m, &e, &why);
 			if (why) {

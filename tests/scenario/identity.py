@@ -526,6 +526,43 @@ def written_while_catching_up(rig):
 
 
 @scenario
+def missed_end_of_a_sync(rig):
+    """The sync is committed, but the primary does not hear of it: whoever goes on, no split brain, and nothing is missed."""
+    rig.begin()
+    rig.pair.group["sync-rate"] = "200K"
+    rig.pair.write_conf(rig.alpha)
+    rig.alpha.stop()
+    rig.alpha.start("primary")
+    rig.meet(rig.alpha)
+    link = rig.pair.proxy_to(rig.beta)
+    for i, goes_on in enumerate((rig.alpha, rig.beta)):
+        rig.solo()
+        rig.write(rig.alpha, (0, (3 + i) * UNIT), (1, (3 + i) * UNIT), length=100000)
+        generation = rig.alpha.status()["generation"]
+        rig.open_link()
+        rig.alpha.execute("connect")
+        rig.alpha.wait_state("syncing")
+        link.stall(1)
+        rig.beta.wait("of generation %d" % generation, lambda s, g=generation: s["generation"] == g)
+        check(rig.alpha.status()["state"] == "syncing", "the primary knows of the commit")
+        rig.cut_link()
+        link.stall(1, False)
+        rig.alpha.wait_state("solo")
+        rig.beta.wait("without its primary", lambda s: not s["link"]["connected"])
+        if goes_on is rig.alpha:
+            rig.write(rig.alpha, (0, 9 * UNIT))
+            rig.generation(rig.alpha, generation + 1)
+            rig.open_link()
+            rig.meet(rig.alpha)
+    rig.alpha.stop()
+    rig.promote(rig.beta)
+    rig.write(rig.beta, (1, 7 * UNIT))
+    rig.open_link()
+    rig.alpha.start("secondary")
+    rig.meet(rig.beta)
+
+
+@scenario
 def rejoined_primary_killed_at_the_commit(rig):
     """It took the other's data over a moment ago, and may not have noted so beside its journal: nothing of it is lost."""
     rig.begin()
