@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "core/compress.h"
+#include "core/dirtymap.h"
 #include "core/primary.h"
 #include "core/rangelock.h"
 #include "core/replica.h"
@@ -57,6 +58,9 @@ enum sim_break {
 	BREAK_LATE_CHANGE,   /* a change enters the stream after its reply */
 	BREAK_MEMORY_LATE,   /* RAM is copied after the guest went on */
 	BREAK_MEMORY_DROP,   /* pages of a checkpoint are not sent */
+	BREAK_FORGET_SENT,   /* what was on its way when the link went is not wanted again */
+	BREAK_NOT_LOOSE,     /* local writes that no flush covered are forgotten at a power cut */
+	BREAK_SYNCED_EARLY,  /* a part of a sync in place is acknowledged before it is durable */
 	BREAK_COUNT,
 };
 
@@ -81,6 +85,7 @@ struct sim_stats {
 	uint64_t staged, too_big;
 	uint64_t pages, abandoned, memory_checks, resumed;
 	uint64_t unpromotable, errors, goodbyes, empty_batches;
+	uint64_t synced, wanted, sync_bytes;
 };
 
 /* --- sim_disk.c --- */
@@ -233,12 +238,16 @@ struct sim_primary {
 	unsigned publishing;
 	unsigned session;
 	uint64_t ids;
+	struct dirtymap map[SIM_VOLUMES], *maps[SIM_VOLUMES];
+	struct dirtymap_windows windows;
+	bool flushing[SIM_VOLUMES]; /* a flush that the map follows */
 };
 
 void primary_node_start(struct sim *s);
 void primary_node_crash(struct sim *s);
 void primary_node_free(struct sim *s);
-void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool staged);
+void primary_node_init(struct sim *s);
+void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool keeps);
 void primary_node_lost(struct sim *s);
 void primary_node_ack(struct sim *s, const struct record *rec);
 void primary_node_goodbye(struct sim *s, void *arg);
@@ -288,7 +297,6 @@ struct sim_secondary {
 	bool local_dirty; /* changes since the last local cut */
 	uint64_t local_ids;
 	uint8_t *local_data; /* max_write bytes */
-	bool staged;         /* the sync of this session: what does not fit ends the session */
 	bool discarded;      /* the link is to be closed: nothing more of it may be taken */
 	/* memory of a guest */
 	uint8_t *memory, *second;

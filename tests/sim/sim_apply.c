@@ -91,6 +91,10 @@ static void apply_flushed(struct sim *s, void *arg)
 		return;
 	sec->batch_out = false;
 	sec->header_due = replica_batch_done(sec->r, &sec->batch, &sec->header);
+	if (b.direct && !b.final && s->broken != BREAK_SYNC_NO_FLUSH) {
+		replica_direct_durable(sec->r, &b);
+		s->stats->synced++;
+	}
 	sec->batch = (struct replica_batch){.final = b.final, .epoch = b.epoch};
 	s->stats->applied++;
 	sim_trace(s, "apply: batch up to epoch %llu done%s", (unsigned long long)b.epoch,
@@ -111,7 +115,8 @@ static void apply_flushed(struct sim *s, void *arg)
 static void apply_flush(struct sim *s, void *arg)
 {
 	bool skip = (s->broken == BREAK_TAIL_EARLY && !s->sec.batch.direct) ||
-		    (s->broken == BREAK_SYNC_NO_FLUSH && s->sec.batch.direct);
+		    (s->broken == BREAK_SYNC_NO_FLUSH && s->sec.batch.direct) ||
+		    (s->broken == BREAK_SYNCED_EARLY && s->sec.batch.direct && !s->sec.batch.final);
 
 	if (--s->sec.pending > 0)
 		return;

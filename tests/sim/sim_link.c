@@ -225,12 +225,8 @@ void link_try_connect(struct sim *s, void *arg)
 	l->to_s.last_at = l->to_p.last_at = s->now;
 	secondary_session(s);
 	replica_get_status(s->sec.r, &st);
-	/* Where the secondary has a state to keep, the sync may go through the journal, if it seems
-	 * to fit. */
-	s->sec.staged = st.mode == REPLICA_READY && s->oracle.total < st.journal_size / 2 &&
-			sim_chance(s, 70);
-	s->stats->staged += s->sec.staged;
-	primary_node_session(s, max_u64(st.open, st.committed), st.journal_size, s->sec.staged);
+	primary_node_session(
+		s, max_u64(st.open, st.committed), st.journal_size, st.mode == REPLICA_READY);
 	sim_trace(s, "link: up; the secondary has seen epoch %llu, committed %llu",
 		(unsigned long long)st.open, (unsigned long long)st.committed);
 }

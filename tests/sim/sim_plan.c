@@ -192,6 +192,7 @@ static void run_setup(struct sim *s)
 	if (!s->link.s_sock)
 		abort();
 	secondary_start(s, NULL);
+	primary_node_init(s);
 	primary_node_start(s);
 	sim_after(s, SIM_WORLD, 0, link_try_connect, NULL);
 	sim_after(s, SIM_WORLD, 0, fault_repair, NULL);

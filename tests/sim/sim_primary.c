@@ -17,6 +17,8 @@ static void writer_reply(struct sim *s, void *arg)
 
 	rangelock_del(&s->p.ranges[w->vol], &w->range, writer_granted);
 	w->busy = false;
+	if (s->broken != BREAK_NOT_LOOSE)
+		dirtymap_mark_loose(&s->p.map[w->vol], w->rec.offset, w->rec.length);
 	if (s->broken == BREAK_LATE_CHANGE && w->id % 16 == 0 && primary_replicating(&s->p.core)) {
 		w->slot = primary_change(&s->p.core, &w->rec, s->now);
 		if (w->slot) {
@@ -58,6 +60,9 @@ static void writer_change(struct sim *s, void *arg)
 			return;
 		}
 		s->p.publishing++;
+		dirtymap_sent(&s->p.windows, w->vol, w->rec.offset, w->rec.length);
+	} else if (!late && !drop) {
+		dirtymap_mark(&s->p.map[w->vol], DIRTYMAP_WANTED, w->rec.offset, w->rec.length);
 	}
 	oracle_change(s, w->vol, w->rec.offset, w->rec.length, w->rec.payload ? w->data : NULL);
 	sim_trace(s, "write %llu: %s volume %u [%llu, +%llu) epoch %llu%s",
@@ -117,8 +122,18 @@ static void writer_start(struct sim *s, void *arg)
 
 static void primary_flushed(struct sim *s, void *arg)
 {
-	(void)s;
-	(void)arg;
+	unsigned v = (unsigned)(uintptr_t)arg;
+
+	s->p.flushing[v] = false;
+	dirtymap_flush_end(&s->p.map[v], true);
+}
+
+static void primary_flush(struct sim *s, unsigned v)
+{
+	if (s->p.flushing[v])
+		return;
+	s->p.flushing[v] = dirtymap_flush_begin(&s->p.map[v]);
+	disk_flush(&s->p.image[v], primary_flushed, (void *)(uintptr_t)v);
 }
 
 /* --- the link thread --- */
@@ -144,7 +159,7 @@ static void primary_tick(struct sim *s, void *arg)
 
 	sim_after(s, SIM_PRIMARY, sim_delay(s, 50 * SIM_US, 500 * SIM_US), primary_tick, arg);
 	if (s->guests && sim_chance(s, 2))
-		disk_flush(&s->p.image[sim_rng(s, s->plan.volumes)], primary_flushed, NULL);
+		primary_flush(s, (unsigned)sim_rng(s, s->plan.volumes));
 	if (!s->link.p_up)
 		return;
 	if (!s->plan.memory)
@@ -181,6 +196,7 @@ void primary_node_ack(struct sim *s, const struct record *rec)
 	why = primary_ack(p, rec);
 	if (why)
 		sim_fail(s, "the primary refuses an acknowledgement: %s", why);
+	dirtymap_acknowledged(&s->p.windows, p->settled, p->total_changes);
 	if (rec->type == RECORD_ACK_COMMITTED && !s->plan.ack_when_sealed &&
 		rec->epoch > s->oracle.promise && !s->sec.marking && s->oracle.promise)
 		sim_fail(s, "I7: epoch %llu is acknowledged, but only %llu is committed",
@@ -193,11 +209,39 @@ void primary_node_ack(struct sim *s, const struct record *rec)
 		(unsigned long long)rec->epoch, (unsigned long long)rec->offset);
 }
 
-void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool staged)
+/* A new node: everything is wanted. */
+void primary_node_init(struct sim *s)
 {
+	s->p.windows = (struct dirtymap_windows){.maps = s->p.maps, .count = s->plan.volumes};
+	for (unsigned v = 0; v < s->plan.volumes; v++) {
+		if (dirtymap_init(&s->p.map[v], s->plan.size[v], DIRTYMAP_MIN_BLOCK) < 0)
+			abort();
+		s->p.maps[v] = &s->p.map[v];
+		dirtymap_mark_all(&s->p.map[v], DIRTYMAP_WANTED);
+	}
+}
+
+void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool keeps)
+{
+	enum record_sync kind = RECORD_SYNC_IN_PLACE;
+	uint64_t wanted = 0;
+
 	s->p.session++;
-	primary_session_begin(&s->p.core, floor, staged ? RECORD_SYNC_STAGED : RECORD_SYNC_IN_PLACE,
-		s->oracle.total, journal / 4);
+	for (unsigned v = 0; v < s->plan.volumes; v++) {
+		/* [unsafe] commit = received: what was acknowledged may be lost. */
+		if (s->plan.ack_when_sealed)
+			dirtymap_mark_all(&s->p.map[v], DIRTYMAP_WANTED);
+		wanted += dirtymap_wanted_bytes(&s->p.map[v]);
+	}
+	/* In place although there is a state: [unsafe]. */
+	if (keeps && !sim_chance(s, 30) && wanted + journal / 2 < journal)
+		kind = RECORD_SYNC_STAGED;
+	s->stats->staged += kind == RECORD_SYNC_STAGED;
+	s->stats->sync_bytes += wanted;
+	s->stats->wanted += s->oracle.total;
+	sim_trace(s, "sync: %llu bytes, %s", (unsigned long long)wanted,
+		kind == RECORD_SYNC_STAGED ? "staged" : "in place");
+	primary_session_begin(&s->p.core, floor, kind, wanted, journal / 4);
 	sync_begin(s);
 }
 
@@ -207,6 +251,12 @@ void primary_node_lost(struct sim *s)
 	s->p.session++;
 	primary_session_end(&s->p.core);
 	guest_lost(s);
+	if (s->broken == BREAK_FORGET_SENT)
+		for (unsigned v = 0; v < s->plan.volumes; v++) {
+			dirtymap_clear_all(&s->p.map[v], DIRTYMAP_SENT0);
+			dirtymap_clear_all(&s->p.map[v], DIRTYMAP_SENT1);
+		}
+	dirtymap_lost(&s->p.windows);
 }
 
 /* --- life --- */
@@ -238,6 +288,29 @@ void primary_node_start(struct sim *s)
 	sim_trace(s, "primary: starts");
 }
 
+/* What the map file says after a crash is at least what the map said (test_dirtymap_crash.c), with
+ * the regions of the writes that were under way. */
+static void primary_map_crash(struct sim *s)
+{
+	struct sim_primary *p = &s->p;
+
+	dirtymap_lost(&p->windows);
+	for (unsigned i = 0; i < s->plan.writers; i++) {
+		const struct writer *w = &p->writers[i];
+
+		if (w->busy && w->rec.length)
+			dirtymap_mark(
+				&p->map[w->vol], DIRTYMAP_WANTED, w->rec.offset, w->rec.length);
+	}
+	for (unsigned v = 0; v < s->plan.volumes; v++) {
+		dirtymap_move(&p->map[v], DIRTYMAP_WANTED, DIRTYMAP_LOOSE0);
+		dirtymap_move(&p->map[v], DIRTYMAP_WANTED, DIRTYMAP_LOOSE1);
+		p->map[v].flushing = p->flushing[v] = false;
+		/* Its start flushes what a process left behind. */
+		disk_settle(&p->image[v]);
+	}
+}
+
 void primary_node_crash(struct sim *s)
 {
 	bool power = !s->plan.kill_only && sim_chance(s, 60);
@@ -249,6 +322,7 @@ void primary_node_crash(struct sim *s)
 	s->p.sync.running = false;
 	for (unsigned v = 0; v < s->plan.volumes; v++)
 		disk_crash(&s->p.image[v], power);
+	primary_map_crash(s);
 	link_break(s);
 	s->link.p_up = false;
 }
@@ -259,6 +333,8 @@ void primary_node_free(struct sim *s)
 		free(s->p.writers[i].data);
 	guest_free(s);
 	free(s->p.sync.buf);
-	for (unsigned v = 0; v < s->plan.volumes; v++)
+	for (unsigned v = 0; v < s->plan.volumes; v++) {
 		disk_free(&s->p.image[v]);
+		dirtymap_deinit(&s->p.map[v]);
+	}
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The full sync of the simulated primary: every volume once, in pieces that are read and put into
+/* The sync of the simulated primary: what its dirty map wants, in pieces that are read and put into
  * the stream under their range lock, while guests write.  Zeroes go as ZERO without payload. */
 #include "sim.h"
 
@@ -66,11 +66,13 @@ static void sync_put(struct sim *s, void *arg)
 			sim_after(s, SIM_PRIMARY, sim_delay(s, 50 * SIM_US, SIM_MS), sync_put, arg);
 			return;
 		}
+		dirtymap_sent(&s->p.windows, y->vol, rec.offset, rec.length);
 		if (!zero)
 			memcpy(slot + RECORD_HEADER_SIZE, y->buf + y->at, rec.payload);
 		queue_publish(slot, &rec);
 		y->at = end;
 	}
+	dirtymap_clear(&s->p.map[y->vol], DIRTYMAP_WANTED, y->off, y->len);
 	sync_release(s);
 	y->off += y->len;
 	sim_after(s, SIM_PRIMARY, sim_delay(s, 0, 200 * SIM_US), sync_next, arg);
@@ -111,10 +113,13 @@ static void sync_end(struct sim *s, void *arg)
 static void sync_next(struct sim *s, void *arg)
 {
 	struct sim_sync *y = &s->p.sync;
+	struct dirtymap_run run;
 
 	if (sync_stale(s, arg) || y->running)
 		return;
-	if (y->off == s->plan.size[y->vol]) {
+	while (y->vol < s->plan.volumes &&
+		!dirtymap_next(&s->p.map[y->vol], DIRTYMAP_WANTED, y->off,
+			min_u64(RECORD_MAX_PAYLOAD, (1 + sim_rng(s, 32)) * SIM_SECTOR * 8), &run)) {
 		y->vol++;
 		y->off = 0;
 	}
@@ -122,8 +127,8 @@ static void sync_next(struct sim *s, void *arg)
 		sync_end(s, arg);
 		return;
 	}
-	y->len = min_u64(s->plan.size[y->vol] - y->off,
-		min_u64(RECORD_MAX_PAYLOAD, (1 + sim_rng(s, 32)) * SIM_SECTOR * 8));
+	y->off = run.off;
+	y->len = run.len;
 	y->running = true;
 	y->range.s = s;
 	y->range.range.owner = &y->range;
