@@ -212,6 +212,9 @@ static int node_start_secondary(struct node *n, struct error *err)
 		return error_set(err, ERROR_CONFIG, -EINVAL,
 			"ingest = nbd is for groups of disks: memory of a guest comes from a "
 			"primary");
+	/* commit = received: what was acknowledged may be lost, and no map knows. */
+	if (n->conf->unsafe_commit_received)
+		n->meta.now.id.tracked = false;
 	r = n->meta.now.draining ? drain_now(n, err) : 0;
 	if (r == 0 && n->guest)
 		r = memory_new(n->conf->guest_memory, &n->memory, err);

@@ -194,7 +194,10 @@ static void sender_session_start(struct sender *s, const struct hello *peer, enu
 int sender_begin(struct sender *s, const struct hello *peer, const struct identity_decision *how,
 	struct error *err)
 {
-	bool full = how->action == IDENTITY_SYNC_FULL;
+	/* A disk that lied, a copy of before that was put back, commit = received: what this map
+	 * let go of is not there. */
+	bool lost = peer->committed < s->acknowledged && how->keeps_state;
+	bool full = how->action == IDENTITY_SYNC_FULL || lost;
 	struct sender_session_note note = {.peer = &peer->id, .full = full};
 	enum record_sync kind = RECORD_SYNC_IN_PLACE;
 	struct node *n = s->n;
@@ -205,6 +208,11 @@ int sender_begin(struct sender *s, const struct hello *peer, const struct identi
 	/* No writer is between change and publish while solo, but for the last ones of before. */
 	while (atomic_load_explicit(&s->publishing, memory_order_acquire))
 		sender_wait(s, 0, NS_PER_MS / 10);
+	if (lost)
+		log_warning("%s holds epoch %llu, but had acknowledged epoch %llu as committed: "
+			    "everything is copied",
+			n->peer->name, (unsigned long long)peer->committed,
+			(unsigned long long)s->acknowledged);
 	r = full ? sender_want_all(s, err) : 0;
 	if (r == 0)
 		r = sender_choose(s, peer, how, &kind, err);

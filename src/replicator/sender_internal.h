@@ -34,6 +34,7 @@ struct sender {
 	/* the link thread's own */
 	struct link link;
 	struct identity_generation generation; /* that our hello named */
+	uint64_t acknowledged; /* newest epoch that a peer of this process has committed */
 	char last_error[600];
 	uint64_t backoff_ns;
 

@@ -155,6 +155,8 @@ static int sender_hear(struct sender *s, struct error *err)
 		pthread_mutex_lock(&n->lock);
 		before = s->core.state;
 		why = primary_replicating(&s->core) ? primary_ack(&s->core, &rec) : NULL;
+		if (!why && rec.type == RECORD_ACK_COMMITTED)
+			s->acknowledged = rec.epoch;
 		if (!why && primary_replicating(&s->core))
 			dirtymap_acknowledged(&n->windows, s->core.settled, s->core.total_changes);
 		done = before == PRIMARY_SYNCING && s->core.state == PRIMARY_PROTECTED;
