@@ -33,6 +33,8 @@
 #include "replicator/transport.h"
 #include "util/error.h"
 
+#define NODE_REASON_SIZE 640 /* holds an error's text with what was tried before it */
+
 enum node_role { NODE_PRIMARY, NODE_SECONDARY };
 
 /* How the exports are served. */
@@ -89,7 +91,7 @@ struct node {
 	_Atomic enum node_access access; /* changed under lock */
 	struct node_counters counters;   /* (L) */
 	bool draining;                   /* (L) promoted, and the journal not drained yet */
-	char reason[256];                /* (L) why it is in its state, for status */
+	char reason[NODE_REASON_SIZE];   /* (L) why it is in its state, for status */
 	bool stopping;                   /* (L) new changes wait */
 	bool ended;                      /* (L) and are refused */
 	bool unwritten, shared;          /* (L) as in meta.id: what a first write must look at */

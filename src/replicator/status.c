@@ -17,7 +17,7 @@ struct status_look {
 	struct receiver_status r;
 	bool journal; /* r is filled in */
 	const char *filling;
-	char reason[256];
+	char reason[NODE_REASON_SIZE];
 	bool begun;                     /* with a guest: between checkpoint-begin and cut */
 	uint64_t memory_epoch;          /* of a promoted node */
 	uint64_t dirty[CONF_MAX_DISKS]; /* bytes */

@@ -9,6 +9,7 @@ import concurrent.futures
 import errno
 import os
 import pathlib
+import pty
 import shutil
 import subprocess
 import struct
@@ -84,6 +85,18 @@ class Rig:
         check(done.returncode == code, "tandem %s on %s ended with %d, not %d: %s%s" %
               (name, node.name, done.returncode, code, done.stdout, done.stderr))
         return done.stdout + done.stderr
+
+    def at_terminal(self, node, answer, code, name, *options):
+        """The same, with this typed."""
+        master, slave = pty.openpty()
+        with subprocess.Popen([self.tandem, name, node.conf, "--node", node.name, *options], stdin=slave,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            os.write(master, answer.encode())
+            said = process.communicate(timeout=60)[0]
+        os.close(master)
+        os.close(slave)
+        check(process.returncode == code, "tandem %s at a terminal ended with %d: %s" % (name, process.returncode, said))
+        return said
 
     def write(self, node, *places, length=5000):
         """Own content at (disk, offset)..., flushed."""
@@ -279,7 +292,7 @@ def split_brain_the_old_primary_stays(rig):
     mine = rig.alpha.read_disks()
     rig.as_secondary(rig.beta)
     theirs = rig.beta.read_images()
-    reason = rig.refused(rig.alpha, "split brain", "since generation 1", "tandem resolve CONF --keep")
+    reason = rig.refused(rig.alpha, "split brain", "since generation 1", "tandem resolve CONF --keep", "on the other one")
     check(rig.beta.read_images() == theirs, "a refused node was changed")
     rig.write(rig.alpha, (1, 8192))  # it goes on serving
     said = rig.command(rig.beta, "resolve", "--keep", "alpha", code=2)
@@ -296,7 +309,11 @@ def split_brain_the_new_primary_stays(rig):
     split(rig)
     theirs = rig.beta.read_disks()
     rig.alpha.stop()
-    rig.command(rig.alpha, "resolve", "--keep", "beta", "--yes")  # of a node that does not run
+    # Of a node that does not run, by hand.
+    said = rig.at_terminal(rig.alpha, "no\n", 1, "resolve", "--keep", "beta")
+    check("not confirmed" in said and "generation 2" in said, "an answer that is no: " + said)
+    said = rig.at_terminal(rig.alpha, "alpha\n", 0, "resolve", "--keep", "beta")
+    check("takes beta's data over" in said, "an answer that is yes: " + said)
     said = rig.command(rig.alpha, "primary", code=4)
     check("given up" in said, "a node that gave up its data starts as primary, or says: " + said)
     rig.alpha.start("secondary")
@@ -344,7 +361,7 @@ def stale_primary(rig):
     theirs = rig.beta.read_disks()
     rig.open_link()
     rig.as_secondary(rig.beta)
-    rig.refused(rig.alpha, "newer", "promote the other node")
+    rig.refused(rig.alpha, "newer", "promote the other node", "name on the secondary")
     check(rig.beta.read_images() == theirs, "a refused node was changed")
     # As the reason says: this one becomes the secondary, the other one the primary.
     rig.as_secondary(rig.alpha)
