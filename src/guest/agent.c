@@ -149,6 +149,19 @@ static int agent_checkpoints(struct agent *a, struct error *err)
 	return r;
 }
 
+/* Before the guest runs: whether QEMU can capture this machine.  Some devices tell only when it is
+ * tried. */
+static int agent_trial(struct agent *a, struct error *err)
+{
+	int r = devstate_base(&a->ds, err);
+
+	if (r == -EREMOTEIO) {
+		(void)error_prefix(err, "QEMU cannot checkpoint this guest");
+		err->kind = ERROR_STATE;
+	}
+	return r;
+}
+
 void agent_vm_end(struct agent *a)
 {
 	a->track = track_free(a->track);
@@ -316,7 +329,7 @@ static uint64_t agent_trouble(struct agent *a, int r, const struct error *err)
 int agent_primary(struct agent *a, struct error *err)
 {
 	uint64_t hold = 0;
-	int r = agent_checkpoints(a, err);
+	int r = 0;
 
 	repl_set_role(a->repl, "primary");
 	while (r == 0 && !a->stop && !a->ended) {
@@ -358,12 +371,18 @@ static int agent_lives(struct agent *a, bool standby, struct error *err)
 			r = agent_standby_wait(a, err);
 			if (r == 0 && !a->stop)
 				r = agent_standby_resume(a, err);
+			if (r == 0 && !a->stop)
+				r = agent_checkpoints(a, err);
 		} else {
 			r = agent_replicator(a, "primary", err);
 			if (r == 0)
 				r = agent_ram(a, -1, err);
 			if (r == 0)
 				r = agent_vm(a, NULL, err);
+			if (r == 0)
+				r = agent_checkpoints(a, err);
+			if (r == 0)
+				r = agent_trial(a, err);
 			if (r == 0)
 				r = vm_cont(&a->vm, err);
 		}

@@ -139,8 +139,9 @@ static void start(int i, const char *side, const struct conf_node *node, int ram
 		"-no-reboot "
 		"-kernel %s/vmlinuz -initrd %s/initrd.img -append 'console=ttyS0 quiet panic=-1 "
 		"mitigations=off nokaslr rcupdate.rcu_expedited=1 random.trust_cpu=on "
-		"tandem.mode=agree-raw tandem.load=%s' -serial file:%s %s",
-		cache, cache, load, path(side, "/console"), extra);
+		"tandem.mode=agree-raw tandem.load=%s%s' -serial file:%s %s",
+		cache, cache, load, strstr(extra, "scsi-hd") ? " tandem.disks=sd" : "",
+		path(side, "/console"), extra);
 	if (vm_start(&vms[i], &spec, &err) < 0)
 		die(1, "side %s: %s", side, err.text);
 }

@@ -47,7 +47,7 @@ get_kernel() {
   depmod -b "$tmp/root" "$version"
   mkdir "$tmp/modules"
   # In the order of loading; what the kernel has built in is no "insmod" line.
-  for module in virtio_pci virtio_blk ext4; do
+  for module in virtio_pci virtio_blk ext4 virtio_scsi sd_mod; do
     modprobe -d "$tmp/root" -S "$version" -D "$module"
   done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r path; do
     cp "$path" "$tmp/modules/"
@@ -82,7 +82,8 @@ for tool in busybox gcc cpio depmod modprobe dpkg-deb apt-get e2fsck.static; do 
 PATH=$PATH:/usr/sbin:/sbin
 busybox=$(command -v busybox)
 e2fsck=$(command -v e2fsck.static)
-if [ ! -s "$cache/vmlinuz" ] || [ ! -f "$cache/modules/order" ]; then
+# an older cache has fewer modules
+if [ ! -s "$cache/vmlinuz" ] || ! grep -qx 'sd_mod\.ko.*' "$cache/modules/order" 2>/dev/null; then
   echo "test guest: getting the kernel of $meta"
   get_kernel
   rm -f "$cache/initrd.img"

@@ -18,6 +18,7 @@ cases=(
   'auto|auto|both|-M q35 -smp 2|capture fifo'
   'migrate|uffd|both|-M q35 -smp 2|capture migrate, tracking uffd, machine pc-q35-'
   'auto|shadow|disk|-M q35 -smp 1 -vga std -usb -device usb-tablet -device virtio-net-pci|capture migrate: the machine has other RAM that may change: '
+  'auto|uffd|disk|-M q35 -smp 1 -device virtio-scsi-pci -device scsi-hd,drive=vda -device scsi-hd,drive=vdb|capture fifo'
   'auto|soft-dirty|mem|-M pc -smp 1|capture fifo, tracking soft-dirty'
 )
 failed=0 n=0

@@ -30,9 +30,11 @@ static unsigned char *ram, *copy;
  * once. */
 static void writer_main(void)
 {
-	volatile unsigned char *m = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd, 0);
+	volatile unsigned char *m;
 	unsigned seed = 1;
 
+	munmap(ram, SIZE); /* a second mapping would be refused */
+	m = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, ram_fd, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	(void)!kernel_uffd_open(); /* what tandem-preload.so does */
 	for (;;) {
