@@ -28,6 +28,8 @@ void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync k
 	p->sealed_first = p->sealed_count = 0;
 	p->settled = 0;
 	p->disks_copied = p->open_state = p->begun = false;
+	p->waits = p->moved = p->failing = false;
+	p->waits_since = 0;
 	p->open_space = 0;
 	p->staged = kind == RECORD_SYNC_STAGED;
 	p->state_len = 0;
@@ -47,12 +49,11 @@ void primary_session_end(struct primary *p)
 }
 
 /* With a guest: the journal must keep room for the SEALs, which stand behind these changes. */
-static bool primary_overdue(const struct primary *p, const struct record *rec)
+static bool primary_overdue(const struct primary *p)
 {
 	uint64_t space = p->open_space, limit = p->max_epoch_bytes;
 
-	/* What the sync itself brings was found to fit. */
-	if (!p->guest || p->begun || limit == 0 || (rec->flags & RECORD_FLAG_SYNC))
+	if (!p->guest || limit == 0)
 		return false;
 	for (unsigned i = 0; i < p->cuts_count; i++)
 		space += p->cuts[i].space;
@@ -65,10 +66,13 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 {
 	uint8_t *slot;
 
-	if (queue_used(&p->queue) + record_size(rec->payload) + PRIMARY_QUEUE_ROOM >
-			p->queue.size ||
-		primary_overdue(p, rec))
+	if (queue_used(&p->queue) + record_size(rec->payload) + PRIMARY_QUEUE_ROOM > p->queue.size)
 		return NULL;
+	/* What the sync itself brings was found to fit. */
+	if (!(rec->flags & RECORD_FLAG_SYNC) && !p->begun && primary_overdue(p)) {
+		p->waits = true;
+		return NULL;
+	}
 	slot = queue_reserve(&p->queue, rec->payload, &rec->seq);
 	if (!slot)
 		return NULL;
@@ -185,6 +189,7 @@ uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now)
 	if (!slot)
 		return NULL;
 	rec->epoch = primary_memory_epoch(p);
+	p->moved |= !p->failing;
 	if (c) {
 		c->changes++;
 		c->bytes += rec->length;
@@ -217,6 +222,8 @@ int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint6
 	if (primary_put_end(
 		    p, RECORD_SEAL, merge ? RECORD_FLAG_MERGE : 0, epoch, c->changes, c->bytes) < 0)
 		return -EAGAIN;
+	p->failing = merge;
+	p->moved |= !merge;
 	if (!merge) {
 		primary_remember(p, epoch, c->since, c->place);
 	} else if (p->cuts_count > 1) {
@@ -230,6 +237,21 @@ int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint6
 	p->cuts_count--;
 	memmove(p->cuts, p->cuts + 1, p->cuts_count * sizeof(p->cuts[0]));
 	return 0;
+}
+
+void primary_checkpoint_failed(struct primary *p)
+{
+	p->failing = true;
+}
+
+uint64_t primary_waits_for(struct primary *p, uint64_t now)
+{
+	if (!primary_replicating(p) || !primary_overdue(p))
+		p->waits = false;
+	if (!p->waits || p->moved || p->waits_since == 0)
+		p->waits_since = p->waits ? now : 0;
+	p->moved = false;
+	return p->waits ? now - p->waits_since : 0;
 }
 
 static bool primary_has_cut(const struct primary *p, uint64_t interval)

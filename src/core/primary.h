@@ -61,6 +61,9 @@ struct primary {
 	bool guest;
 	bool disks_copied;   /* the disks' sync is through: the first checkpoint may be cut */
 	bool begun;          /* the guest is being stopped: its last writes always pass */
+	bool waits;          /* since waits_since a change has had to wait for a checkpoint, */
+	bool moved, failing; /* and this was done for it meanwhile; the newest one failed */
+	uint64_t waits_since;
 	bool staged;         /* the sync of this session goes through the journal */
 	uint64_t open_space; /* as in primary_checkpoint; not of a sync in place */
 	bool open_state;     /* device state was submitted for the open epoch */
@@ -108,6 +111,13 @@ uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now);
  * submitted, and it is not to be merged), -EPERM (a merge of the first of a session), -EAGAIN,
  * -ENOTCONN. */
 int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint64_t now);
+
+/* The controller says that the checkpoint which it makes has failed. */
+void primary_checkpoint_failed(struct primary *p);
+/* Asked from time to time: for how many ns changes have had to wait for a checkpoint while nobody
+ * did anything for it; 0 = none waits.  Memory that comes counts, but not of a try after a failed
+ * one: only a seal ends that. */
+uint64_t primary_waits_for(struct primary *p, uint64_t now);
 
 /* ns until the timer (interval ns; 0 = none) asks for a cut; UINT64_MAX = nothing to cut. */
 uint64_t primary_cut_in(const struct primary *p, uint64_t now, uint64_t interval);

@@ -112,6 +112,13 @@ void barrier_end(struct node *n, const void *owner)
 		n->barrier.begun = false;
 }
 
+bool barrier_begun(struct node *n)
+{
+	if (n->barrier.begun && clock_ns() >= n->barrier.until)
+		n->barrier.begun = false;
+	return n->barrier.begun;
+}
+
 bool barrier_flush(struct volume *v, int *ret_result)
 {
 	struct node *n = v->node;
@@ -122,9 +129,7 @@ bool barrier_flush(struct volume *v, int *ret_result)
 	if (!b->started)
 		return false;
 	pthread_mutex_lock(&n->lock);
-	if (b->begun && clock_ns() >= b->until)
-		b->begun = false;
-	taken = b->begun || (b->failed & bit);
+	taken = barrier_begun(n) || (b->failed & bit);
 	*ret_result = b->failed & bit ? b->error : 0;
 	if (b->failed & bit) {
 		b->failed &= ~bit;

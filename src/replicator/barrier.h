@@ -38,6 +38,8 @@ void barrier_stop(struct node *n);
 void barrier_begin(struct node *n, const void *owner);
 /* (L) owner NULL = whoever began it. */
 void barrier_end(struct node *n, const void *owner);
+/* (L) Between the two. */
+bool barrier_begun(struct node *n);
 /* A flush of the guest: true = it is taken over, *ret_result is the answer. */
 bool barrier_flush(struct volume *v, int *ret_result);
 /* (L) Waits until no barrier stands before a change; the lock is let go meanwhile. */

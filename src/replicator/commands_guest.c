@@ -187,6 +187,7 @@ int command_abandon(struct command_call *c, json_t **ret, struct error *err)
 	pthread_mutex_lock(&n->lock);
 	barrier_end(n, NULL);
 	if (n->sender && sender_session_id(n->sender)) {
+		sender_checkpoint_failed(n->sender);
 		open = sender_core(n->sender)->open;
 		cuts = sender_core(n->sender)->cuts_count;
 	}

@@ -201,6 +201,11 @@ void sender_checkpoint_begin(struct sender *s)
 	pthread_cond_broadcast(&s->room);
 }
 
+void sender_checkpoint_failed(struct sender *s)
+{
+	primary_checkpoint_failed(&s->core);
+}
+
 int sender_checkpoint_cut(struct sender *s, uint64_t *ret_epoch)
 {
 	int r = primary_checkpoint_cut(&s->core, clock_ns(), ret_epoch);

@@ -50,6 +50,8 @@ bool sender_copies_later(const struct sender *s, unsigned volume, uint64_t off, 
 int sender_cut(struct sender *s, uint64_t *ret_epoch);
 /* (L) With a guest: it is about to be stopped. */
 void sender_checkpoint_begin(struct sender *s);
+/* (L) With a guest: the checkpoint that is being made has failed. */
+void sender_checkpoint_failed(struct sender *s);
 /* (L) With a guest: ends the disks' part of the open epoch; also -EMFILE (too many are not sealed).
  */
 int sender_checkpoint_cut(struct sender *s, uint64_t *ret_epoch);

@@ -231,6 +231,22 @@ static bool sender_timers(struct sender *s, uint64_t now, uint64_t said)
 	return true;
 }
 
+/* (L) With a guest: its writes may wait for a checkpoint, but not for ever. */
+static int sender_checkpoint_late(struct sender *s, uint64_t now, struct error *err)
+{
+	uint64_t limit = s->n->conf->peer_timeout_ms;
+
+	/* Who began one and then gave it up, or is gone, lets no more writes pass. */
+	if (s->core.begun && !barrier_begun(s->n))
+		s->core.begun = false;
+	if (primary_waits_for(&s->core, now) < limit * NS_PER_MS)
+		return 0;
+	s->backoff_ns = SENDER_BACKOFF_MAX;
+	return error_set(err, ERROR_TIMEOUT, -ETIME,
+		"no checkpoint was made in time: the guest's writes waited for one for %llu ms",
+		(unsigned long long)limit);
+}
+
 /* (L) How long the link thread may wait now; says from which position on writers wake it. */
 static uint64_t sender_rest(struct sender *s, uint64_t now, uint64_t said, bool idle, bool blocked)
 {
@@ -261,9 +277,12 @@ static int sender_session(struct sender *s, struct error *err)
 
 		pthread_mutex_lock(&n->lock);
 		go_on = sender_timers(s, now, said);
+		r = go_on ? sender_checkpoint_late(s, now, err) : 0;
 		pthread_mutex_unlock(&n->lock);
 		if (!go_on)
 			return 0;
+		if (r < 0)
+			return r;
 		r = sender_send(s, &sent, &blocked, err);
 		if (r == 0)
 			r = sender_hear(s, err);
@@ -315,7 +334,9 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 	} else {
 		char what[256];
 
-		snprintf(what, sizeof(what), "link to %s is lost", n->peer->name);
+		snprintf(what, sizeof(what),
+			r == -ETIME ? "replication to %s has ended" : "link to %s is lost",
+			n->peer->name);
 		sender_report(s, what, err->text);
 	}
 	link_close(&s->link);

@@ -19,14 +19,14 @@ def free_port():
 
 
 class Pair:
-    def __init__(self, tandem, group='', node='', disks=('vda',), size=1 << 20, tail='', beta=''):
+    def __init__(self, tandem, group='', node='', disks=('vda',), size=1 << 20, tail='', beta='', peer_timeout=60000):
         """group, node, beta: lines for [group], both nodes, and the second node; tail: sections at the end."""
         self.tandem, self.processes, self.logs = tandem, {}, {}
         self.tmp = tempfile.TemporaryDirectory(prefix='tandem.')
         self.dir = pathlib.Path(self.tmp.name)
         self.conf = self.dir / 'vm1.conf'
         # a busy machine is no lost link
-        text = f'[group]\nname = vm1\njournal-size = 64M\npeer-timeout-ms = 60000\n{group}'
+        text = f'[group]\nname = vm1\njournal-size = 64M\npeer-timeout-ms = {peer_timeout}\n{group}'
         for name in ('alpha', 'beta'):
             (self.dir / name).mkdir()
             text += f'[node {name}]\nlink = 127.0.0.1:{free_port()}\nstate-dir = {self.dir}/{name}/state\n'

@@ -10,6 +10,7 @@ import pathlib
 import re
 import struct
 import subprocess
+import time
 import unittest
 
 import pair
@@ -226,7 +227,8 @@ class Events(Nodes):
 
     def test_of_a_guest(self):
         """A whole checkpoint, one that fails, and what the secondary then has."""
-        p = self.pair(disks=('vda',), size=32 << 20, tail='[guest]\nmemory = 1M\n', start=False)
+        p = self.pair(disks=('vda',), size=32 << 20, tail='[guest]\nmemory = 1M\n', start=False,
+                      peer_timeout=5000)
         p.init()
         p.start('primary', 'alpha', '--guest')
         p.wait_state('alpha', 'solo')
@@ -253,13 +255,15 @@ class Events(Nodes):
         one('checkpoint-begin')
         epoch = primary.ask({'execute': 'cut'})['return']['epoch']
         self.assertEqual(one('abandon', epoch=epoch), {'epoch': epoch, 'into': epoch + 1})
-        # who writes on without a checkpoint may have to wait for one: it is not waited for here
-        writer = subprocess.Popen(['qemu-io', '-f', 'raw', '-c', 'write 0 20M',
-                                   f'nbd+unix:///vda?socket={p.dir}/alpha/run/nbd.sock'], stdout=subprocess.DEVNULL)
-        self.addCleanup(writer.wait)
-        self.addCleanup(writer.kill)
-        self.until(primary, 'CHECKPOINT_DUE')
         self.members_of_checkpoint(primary, secondary)
+        # Who writes on without a checkpoint has to wait for one, but not for ever: replication ends before.
+        begun = time.monotonic()
+        subprocess.run(['qemu-io', '-f', 'raw', '-c', 'write 0 20M',
+                        f'nbd+unix:///vda?socket={p.dir}/alpha/run/nbd.sock'], stdout=subprocess.DEVNULL, check=True)
+        self.assertGreaterEqual(time.monotonic() - begun, 5)
+        self.until(primary, 'CHECKPOINT_DUE')
+        self.assertIn('no checkpoint was made in time', self.until(primary, 'STATE', state='solo')['reason'])
+        self.until(primary, 'SESSION', connected=True)  # it is tried again
         p.stop_hard('alpha')
         p.wait('beta has noticed', lambda: not json.loads(p.done('status', 'beta', '--json'))['link']['connected'])
         self.assertEqual(one('promote', control=secondary)['memory']['state-bytes'], 5)

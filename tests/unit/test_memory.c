@@ -476,6 +476,36 @@ static void checkpoints_have_a_limit(void **state)
 	pair_free(w);
 }
 
+static void waits_for_checkpoints_have_an_end(void **state)
+{
+	struct pair *w = pair_new();
+	struct record rec = {.type = RECORD_WRITE, .length = 512, .payload = 512};
+	uint64_t epoch;
+
+	pair_first(w, RECORD_SYNC_IN_PLACE, 1, 2, "one");
+	w->p.open_space = w->p.max_epoch_bytes;
+	assert_int_equal(primary_waits_for(&w->p, 10), 0); /* late, but nobody waits */
+	assert_null(primary_change(&w->p, &rec, 1));
+	assert_int_equal(primary_waits_for(&w->p, 20), 0);
+	assert_int_equal(primary_waits_for(&w->p, 25), 5);
+	/* A cut alone frees nothing; memory that comes is a checkpoint on its way. */
+	assert_int_equal(primary_checkpoint_cut(&w->p, 26, &epoch), 0);
+	assert_int_equal(primary_waits_for(&w->p, 30), 10);
+	pair_page(w, 0, 3);
+	assert_int_equal(primary_waits_for(&w->p, 40), 0);
+	assert_int_equal(primary_waits_for(&w->p, 41), 1);
+	/* One that failed, and tries after it, are none. */
+	assert_int_equal(primary_checkpoint_seal(&w->p, epoch, true, 42), 0);
+	assert_int_equal(primary_checkpoint_cut(&w->p, 43, &epoch), 0);
+	pair_page(w, 0, 4);
+	assert_int_equal(primary_waits_for(&w->p, 50), 10);
+	pair_state(w, 0, "two");
+	assert_int_equal(primary_checkpoint_seal(&w->p, epoch, false, 51), 0);
+	assert_int_equal(primary_waits_for(&w->p, 60), 0);
+	assert_int_equal(primary_waits_for(&w->p, 70), 0);
+	pair_free(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -486,6 +516,7 @@ int main(void)
 		cmocka_unit_test(second_session_in_place),
 		cmocka_unit_test(abandoned_goes_with_the_next),
 		cmocka_unit_test(checkpoints_have_a_limit),
+		cmocka_unit_test(waits_for_checkpoints_have_an_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
