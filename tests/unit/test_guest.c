@@ -12,8 +12,10 @@
 #include <cmocka.h>
 
 #include "guest/splice.h"
+#include "guest/staging.h"
 #include "guest/state.h"
 #include "guest/vm.h"
+#include "util/bytes.h"
 
 static const struct conf_node node = {.ndisks = 2, .disks = {{.name = "vda"}, {.name = "vdb"}}};
 
@@ -144,6 +146,54 @@ static void the_base_ends_where_the_saved_file_begins(void **state)
 	assert_int_equal(splice_base(full, sizeof(full), saved, sizeof(saved), &len), -EPROTO);
 }
 
+/* Random sets of pages copied ahead of a stop and in it: the table names each once, with the newest
+ * copy. */
+static void a_table_names_each_page_once(void **state)
+{
+	enum { PAGES = 64 };
+	static unsigned char older[PAGES * 4096], newer[PAGES * 4096];
+	struct error err = {0};
+	struct staging s;
+
+	memset(older, 1, sizeof(older));
+	memset(newer, 2, sizeof(newer));
+	assert_int_equal(staging_init(&s, sizeof(older), &err), 0);
+	for (unsigned seed = 1; seed <= 2000; seed++) {
+		unsigned char want[PAGES] = {0}, got[PAGES] = {0};
+		struct runs a = {0}, b = {0};
+		uint64_t a_data, b_data, table, n;
+
+		srand(seed);
+		for (unsigned i = 0; i < PAGES; i++) {
+			if (rand() % 3 == 0) {
+				assert_int_equal(runs_add(&a, i * 4096, 4096), 0);
+				want[i] = 1;
+			}
+			if (rand() % 3 == 0) {
+				assert_int_equal(runs_add(&b, i * 4096, 4096), 0);
+				want[i] = 2;
+			}
+		}
+		staging_reset(&s);
+		a_data = staging_copy(&s, older, &a);
+		b_data = staging_copy(&s, newer, &b);
+		n = staging_table(&s, &a, a_data, &b, b_data, &table);
+		for (uint64_t e = 0; e < n; e++) {
+			const unsigned char *p = s.map + table + 24 * e;
+			uint64_t first = get_le64(p) / 4096, count = get_le64(p + 8) / 4096;
+
+			for (uint64_t i = 0; i < count; i++) {
+				assert_int_equal(got[first + i], 0);
+				got[first + i] = s.map[get_le64(p + 16) + i * 4096];
+			}
+		}
+		assert_memory_equal(got, want, PAGES);
+		runs_deinit(&a);
+		runs_deinit(&b);
+	}
+	staging_deinit(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -151,6 +201,7 @@ int main(void)
 		cmocka_unit_test(what_is_added_to_the_command_line),
 		cmocka_unit_test(command_lines_that_are_refused),
 		cmocka_unit_test(state_blobs),
+		cmocka_unit_test(a_table_names_each_page_once),
 		cmocka_unit_test(the_base_ends_where_the_saved_file_begins),
 	};
 
