@@ -59,6 +59,7 @@ struct conf {
 	uint64_t staging_limit;                /* staging-limit, default 256M; 16M..64G */
 	uint64_t journal_size; /* journal-size, default 1G; 64M..1T, rounded down to 4M segments */
 	uint64_t dirty_block;  /* dirty-block, default 64K; 4K..1M, a power of two */
+	int resync_digest;     /* resync = copy|digest, default copy: 0, 1 */
 	uint64_t sync_rate;    /* sync-rate, bytes per second, default 0 = unlimited */
 	uint64_t heartbeat_ms; /* heartbeat-ms, default 250; 10..60000 */
 	uint64_t peer_timeout_ms; /* peer-timeout-ms, default 3000; >= 2 x heartbeat-ms, ..600000 */

@@ -54,6 +54,7 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 		.initial = "256M"),
 	GROUP("journal-size", SIZE, journal_size, .min = 64 * MIB, .max = TIB, .initial = "1G"),
 	GROUP("dirty-block", BLOCK, dirty_block, .min = 4 * KIB, .max = MIB, .initial = "64K"),
+	GROUP("resync", CHOICE, resync_digest, .choices = "copy digest", .initial = "copy"),
 	GROUP("sync-rate", RATE, sync_rate, .min = 64 * KIB, .max = TIB, .initial = "0"),
 	GROUP("heartbeat-ms", MS, heartbeat_ms, .min = 10, .max = 60000, .initial = "250"),
 	GROUP("peer-timeout-ms", MS, peer_timeout_ms, .min = 20, .max = 600000, .initial = "3000"),

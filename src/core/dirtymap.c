@@ -112,6 +112,18 @@ void dirtymap_mark_all(struct dirtymap *m, enum dirtymap_layer layer)
 	dirtymap_set(m, layer, 0, m->blocks);
 }
 
+void dirtymap_mark_alone(struct dirtymap *m, uint64_t off, uint64_t len)
+{
+	uint64_t first = off >> m->shift, end = ((off + len - 1) >> m->shift) + 1;
+
+	for (uint64_t w = first / 64; w * 64 < end; w++) {
+		uint64_t mask = dirtymap_mask(w, first, end);
+
+		dirtymap_set_word(m, DIRTYMAP_WANTED, w, mask);
+		m->bits[DIRTYMAP_ASKED][w] &= ~mask;
+	}
+}
+
 void dirtymap_clear(struct dirtymap *m, enum dirtymap_layer layer, uint64_t off, uint64_t len)
 {
 	uint64_t first = (off + dirtymap_block(m) - 1) >> m->shift;

@@ -7,12 +7,13 @@
  *   LOOSE 0, 1    was written here and perhaps not flushed: a power cut may undo it here, while the
  *                 peer keeps it
  *   DISK          what the newest valid pages of the file say (core/activity.h)
+ *   ASKED         wanted, its digest is with the peer, and it was not written to since
  *
  * Invariant I3: (WANTED + SENT + LOOSE, or the regions that the activity log calls hot) is a
  * superset of the blocks in which the local disk, as it is or as a power cut would leave it,
  * differs from the peer's committed state.  A bit of SENT goes only with the acknowledged, durable
  * commit of its data; one of LOOSE only with a flush that began after the write had ended.
- * Memory: six bits a block. Cost of a mark: one or two words; of dropping a window: what was
+ * Memory: seven bits a block. Cost of a mark: one or two words; of dropping a window: what was
  * marked. */
 #ifndef TANDEM_CORE_DIRTYMAP_H
 #define TANDEM_CORE_DIRTYMAP_H
@@ -31,6 +32,7 @@ enum dirtymap_layer {
 	DIRTYMAP_LOOSE0,
 	DIRTYMAP_LOOSE1,
 	DIRTYMAP_DISK,
+	DIRTYMAP_ASKED,
 	DIRTYMAP_LAYERS,
 };
 
@@ -88,6 +90,9 @@ static inline uint64_t dirtymap_word(const struct dirtymap *m, uint64_t w)
 	       m->bits[DIRTYMAP_SENT1][w] | m->bits[DIRTYMAP_LOOSE0][w] |
 	       m->bits[DIRTYMAP_LOOSE1][w];
 }
+
+/* A change without the peer: it is wanted, and an answer about what was there before is void. */
+void dirtymap_mark_alone(struct dirtymap *m, uint64_t off, uint64_t len);
 
 /* A local write has ended: until a flush, a power cut may undo it. */
 static inline void dirtymap_mark_loose(struct dirtymap *m, uint64_t off, uint64_t len)

@@ -20,7 +20,8 @@ void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync k
 	uint8_t *slot;
 
 	queue_reset(&p->queue);
-	p->queue.seq = 1; /* 0 was the HELLO */
+	p->queue.seq = max_u64(p->first_seq, 1); /* 0 was the HELLO */
+	p->first_seq = 0;
 	p->open = max_u64(p->open, floor) + 1;
 	p->changes = p->bytes = p->since = 0;
 	p->total_changes = p->total_bytes = 0;

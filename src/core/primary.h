@@ -52,7 +52,8 @@ struct primary {
 	uint64_t got_changes, got_bytes;     /* received by the peer */
 	uint64_t done_changes, done_bytes;   /* committed by the peer */
 	uint64_t committed, received;        /* epochs */
-	uint64_t settled; /* the first so many changes of the stream are durable on the peer */
+	uint64_t first_seq; /* of the next session's records; 0 = 1, right behind the HELLO */
+	uint64_t settled;   /* the first so many changes of the stream are durable on the peer */
 	struct primary_sealed sealed[PRIMARY_SEALED_MAX];
 	unsigned sealed_first, sealed_count;
 

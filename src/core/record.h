@@ -22,6 +22,7 @@
 #define RECORD_MAX_VOLUMES 64u
 #endif
 #define RECORD_MAX_TEXT 512u           /* bytes of a GOODBYE's text */
+#define RECORD_MAX_DIGEST 1032u        /* bytes of a DIGEST's payload */
 #define RECORD_MAX_MAP 8200u           /* bytes of a MAP's payload */
 #define RECORD_MAX_LENGTH (1ull << 62) /* offset + length stays below 2^63 */
 #define RECORD_OPTIONAL 0x8000u        /* bit of the type */
@@ -42,6 +43,8 @@ enum record_type {
 	RECORD_MAP = 13, /* core/dirtymap_wire.h */
 	RECORD_MAP_END = 14,
 	RECORD_ACK_SYNCED = 15,
+	RECORD_DIGEST = 16, /* core/digest.h */
+	RECORD_DIFFER = 17,
 	/* only in journals */
 	RECORD_COMMIT = 256,
 	RECORD_DISCARD = 257,

@@ -103,6 +103,15 @@ static const char *replica_check_context(
 			e = e->next;
 		}
 		return replica_check_seal(r, rec, e);
+	case RECORD_DIGEST:
+		if (!r->ops->digest || r->mode != REPLICA_READY || r->staging ||
+			r->session_changes || r->staged_epoch > r->session_floor)
+			return "digests where none can be";
+		if (rec->volume >= (r->cfg.image ? r->cfg.memory : r->cfg.volumes))
+			return "no such disk";
+		return rec->offset + rec->length > r->cfg.sizes[rec->volume]
+			       ? "beyond the end of the volume"
+			       : NULL;
 	case RECORD_SYNC_BEGIN:
 		if (rec->offset >= RECORD_SYNC_KINDS)
 			return "unknown kind of sync";
@@ -291,6 +300,9 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 			return replica_staged_end(r, rec, size, ret_keep);
 		*ret_keep = false;
 		return replica_sync_end(r, rec);
+	case RECORD_DIGEST:
+		*ret_keep = false;
+		return r->ops->digest(r->ctx, rec, at + RECORD_HEADER_SIZE) ? 0 : -EPROTO;
 	case RECORD_GOODBYE:
 		*ret_goodbye = (unsigned)rec->offset;
 		*ret_keep = false;

@@ -6,11 +6,13 @@
 
 #include <liburing.h>
 
+#include "core/digest.h"
 #include "replicator/link.h"
 #include "replicator/local.h"
 #include "replicator/receiver.h"
 #include "replicator/wake.h"
 
+#define RECEIVER_DIGESTS 16u   /* that may wait for an answer */
 #define RECEIVER_CANDIDATES 4u /* connections that have not said who they are */
 
 struct receiver_request {
@@ -76,6 +78,10 @@ struct receiver {
 	struct listener *listener;
 	struct candidate candidates[RECEIVER_CANDIDATES];
 	struct link link;
+	/* digests that the primary asks about, before a sync; a ring */
+	struct digest *digests; /* (L) RECEIVER_DIGESTS of them */
+	uint8_t *digest_buf;
+	unsigned digests_first, digests_count; /* (L) */
 	/* our dirty map, on its way to the primary */
 	bool maps_due;
 	unsigned map_volume;

@@ -6,9 +6,11 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/dirtymap_wire.h"
+#include "replicator/compare.h"
 #include "replicator/receiver_internal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
@@ -33,6 +35,7 @@ static void receiver_end(struct receiver *r, const char *why)
 	r->connected = r->have_received = r->have_committed = r->have_synced = false;
 	r->blocked = false;
 	replica_session_end(r->core);
+	r->digests_count = 0;
 	if (why && !r->disconnected && !r->failure[0])
 		node_set_reason(n, "no primary: %s", why);
 	node_changed(n);
@@ -70,6 +73,42 @@ static int receiver_say_maps(struct receiver *r, uint64_t now)
 	return e == -EAGAIN ? 0 : e;
 }
 
+/* Answers the oldest digest, once the images hold what is committed. 0, or negative errno. */
+static int receiver_answer(struct receiver *r, uint64_t now)
+{
+	uint8_t payload[RECORD_MAX_DIGEST];
+	struct node *n = r->n;
+	struct replica_status st;
+	struct digest *d = NULL;
+	struct record rec;
+	uint64_t differ;
+	int e;
+
+	pthread_mutex_lock(&n->lock);
+	replica_get_status(r->core, &st);
+	if (r->digests_count && st.applied >= st.committed)
+		d = &r->digests[r->digests_first];
+	else if (r->digests_count)
+		pthread_cond_signal(&r->apply);
+	pthread_mutex_unlock(&n->lock);
+	if (!d)
+		return 0;
+	if (!r->digest_buf)
+		r->digest_buf = malloc(RECORD_MAX_PAYLOAD);
+	e = r->digest_buf ? compare_image(&n->volumes[d->volume], d, r->digest_buf, &differ)
+			  : -ENOMEM;
+	if (e < 0)
+		return e;
+	digest_put_answer(d, differ, &rec, payload);
+	(void)link_put_data(&r->link, &rec, payload); /* the buffer is empty: it fits */
+	pthread_mutex_lock(&n->lock);
+	r->digests_first = (r->digests_first + 1) % RECEIVER_DIGESTS;
+	r->digests_count--;
+	pthread_mutex_unlock(&n->lock);
+	wake_up(&r->wake); /* there may be more */
+	return link_write(&r->link, now);
+}
+
 /* Acknowledgements and heartbeats. */
 static int receiver_say(struct receiver *r, uint64_t now)
 {
@@ -91,6 +130,11 @@ static int receiver_say(struct receiver *r, uint64_t now)
 			(void)link_put(l, &r->ack_committed, NULL);
 		r->have_received = r->have_committed = r->have_synced = false;
 		pthread_mutex_unlock(&r->n->lock);
+		if (link_out_empty(l)) {
+			e = receiver_answer(r, now);
+			if (e < 0 && e != -EAGAIN)
+				return e;
+		}
 		if (link_out_empty(l) && now - l->said >= r->n->conf->heartbeat_ms * NS_PER_MS)
 			(void)link_put(l, &beat, NULL);
 	}

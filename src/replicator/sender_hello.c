@@ -13,8 +13,7 @@
 #include "util/log.h"
 #include "util/units.h"
 
-/* The next record of the peer, within SENDER_HANDSHAKE. */
-static int sender_next(
+int sender_next(
 	struct sender *s, struct record *ret_rec, const uint8_t **ret_payload, struct error *err)
 {
 	uint64_t end = clock_ns() + SENDER_HANDSHAKE;
@@ -153,6 +152,14 @@ static int sender_choose(struct sender *s, const struct hello *peer,
 	if (!how->keeps_state)
 		return 0; /* there is nothing to keep */
 	need = sync_estimate(s->n, limit);
+	/* Hot regions of a crash are mostly equal: looked at before it is called too large. */
+	if (need > limit || s->n->conf->resync_digest) {
+		int r = sender_compare(s, err);
+
+		if (r < 0)
+			return r;
+		need = sync_estimate(s->n, limit);
+	}
 	if (need <= limit) {
 		*ret_kind = RECORD_SYNC_STAGED;
 		return 0;
@@ -179,6 +186,7 @@ static void sender_session_start(struct sender *s, const struct hello *peer, enu
 	pthread_mutex_lock(&n->lock);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		total += dirtymap_wanted_bytes(n->maps[i]);
+	s->core.first_seq = s->link.out_seq;
 	primary_session_begin(&s->core, floor, kind, total, peer->journal / 4);
 	s->session++;
 	s->sync_done = s->sync_sent = s->sync_rate = 0;

@@ -57,6 +57,13 @@ int sender_lost(struct sender *s, struct error *err, int r);
 int sender_goodbye(
 	struct sender *s, const struct record *rec, const uint8_t *payload, struct error *err);
 
+/* sender_compare.c: before the sync, asks by digests which of the wanted blocks differ; the others
+ * are wanted no more. */
+int sender_compare(struct sender *s, struct error *err);
+
+/* sender_hello.c: the next record of the peer, within SENDER_HANDSHAKE. */
+int sender_next(
+	struct sender *s, struct record *ret_rec, const uint8_t **ret_payload, struct error *err);
 /* sender_hello.c: sends ours, waits for theirs, decides, unites the maps; then begins the session.
  * -EAGAIN: a guest's write was faster, and has begun a generation that our hello did not name. */
 int sender_hello(struct sender *s, struct hello *ret_peer, struct identity_decision *ret_how,

@@ -123,7 +123,7 @@ static int volume_local_try(struct receiver *r, struct volume *v, const void *bu
 	if (e < 0 && r->local.kind == LOCAL_INGEST)
 		volume_local_damage(r, e);
 	if (e == 0 && r->local.kind == LOCAL_DRAIN)
-		dirtymap_mark(&v->map.map, DIRTYMAP_WANTED, off, len);
+		dirtymap_mark_alone(&v->map.map, off, len);
 	return e;
 }
 

@@ -30,7 +30,7 @@ static void volume_mark(struct volume *v, bool sent, uint64_t off, uint64_t len)
 	if (sent)
 		dirtymap_sent(&v->node->windows, v->index, off, len);
 	else
-		dirtymap_mark(&v->map.map, DIRTYMAP_WANTED, off, len);
+		dirtymap_mark_alone(&v->map.map, off, len);
 }
 
 /* node.lock is held, and let go where the region is cold (core/activity.h) and for what a first

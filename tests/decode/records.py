@@ -18,7 +18,7 @@ KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 
 (HELLO, WRITE, ZERO, SEAL, SYNC_BEGIN, SYNC_END, ACK_RECEIVED, ACK_COMMITTED, HEARTBEAT,
  GOODBYE, PAGES, STATE) = range(1, 13)
-MAP, MAP_END, ACK_SYNCED = 13, 14, 15
+MAP, MAP_END, ACK_SYNCED, DIGEST, DIFFER = 13, 14, 15, 16, 17
 COMMIT, DISCARD = 256, 257
 
 PRIMARY, SECONDARY, JOURNAL = "primary", "secondary", "journal"
@@ -68,6 +68,8 @@ RULES = {
     MAP: Rule("MAP", _S, frozenset(("volume", "offset", "length")), max_payload=8 + 8 * 1024),
     MAP_END: Rule("MAP_END", _S),
     ACK_SYNCED: Rule("ACK_SYNCED", _S, frozenset(("offset",))),
+    DIGEST: Rule("DIGEST", _P, frozenset(("volume", "offset", "length")), max_payload=8 + 16 * 64),
+    DIFFER: Rule("DIFFER", _S, frozenset(("volume", "offset", "length")), max_payload=16),
     COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
     DISCARD: Rule("DISCARD", _J),
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One direction of one connection, and both together, against docs/stream.md ("Session")."""
 import records
-from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, Cut, GOODBYE, HEARTBEAT, HELLO, MAP,
+from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, Cut, DIFFER, DIGEST, GOODBYE, HEARTBEAT, HELLO, MAP,
                      MAP_END, PRIMARY, RULES, SEAL, PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, Violation)
 
 
@@ -35,6 +35,8 @@ class Stream:
         self.maps_ended = False
         self.map_at = (-1, 0)  # volume and end of the last MAP
         self.synced = 0
+        self.begun = False  # a SYNC_BEGIN came
+        self.digests = []  # (volume, offset, length, block) of DIGEST or DIFFER, in order
 
     def _first(self, rec):
         if rec.type == GOODBYE:
@@ -142,6 +144,8 @@ class Stream:
         self.guest = any(v[3] == records.KIND_MEMORY for v in self.hello.volumes)
         if rec.is_change:
             self._change(rec)
+        elif rec.type == DIGEST:
+            self._digest(rec)
         elif rec.type == SYNC_BEGIN:
             if rec.offset > 1:
                 raise Violation(rec.position, "SYNC_BEGIN of kind %d" % rec.offset)
@@ -150,6 +154,7 @@ class Stream:
             if self.open:
                 raise Violation(rec.position, "SYNC_BEGIN with an open epoch")
             self.sync = rec.epoch
+            self.begun = True
             self.sync_counts = [0, 0]
         elif rec.type == SYNC_END:
             self._sync_end(rec)
@@ -184,12 +189,36 @@ class Stream:
             raise Violation(rec.position, "MAP without a block, or with one behind its end")
         self.map_at = (rec.volume, rec.offset + rec.length)
 
+    def _digest(self, rec):
+        """A DIGEST or its DIFFER: at most 64 whole blocks, but for the volume's end."""
+        name = RULES[rec.type].name
+        if self.begun:
+            raise Violation(rec.position, "%s behind SYNC_BEGIN" % name)
+        if rec.volume >= len(self.hello.volumes) or \
+                self.hello.volumes[rec.volume][3] != records.KIND_DISK:
+            raise Violation(rec.position, "%s for no disk" % name)
+        block, reserved = int.from_bytes(rec.payload[:4], "little"), rec.payload[4:8]
+        if not 4096 <= block <= 1 << 20 or block & (block - 1) or any(reserved):
+            raise Violation(rec.position, "%s with blocks of %d bytes" % (name, block))
+        count = -(-rec.length // block)
+        size = self.hello.volumes[rec.volume][1]
+        if rec.offset % block or count > 64 or rec.offset + rec.length > size:
+            raise Violation(rec.position, "%s of %d bytes at %d" % (name, rec.length, rec.offset))
+        if len(rec.payload) != 8 + (16 * count if rec.type == DIGEST else 8):
+            raise Violation(rec.position, "%s of %d blocks with %d bytes" % (name, count, len(rec.payload)))
+        if rec.type == DIFFER and int.from_bytes(rec.payload[8:], "little") >> count:
+            raise Violation(rec.position, "DIFFER for blocks behind its end")
+        self.digests.append((rec.volume, rec.offset, rec.length, block))
+
     def _secondary(self, rec):
         if rec.type in (MAP, MAP_END):
             self._map(rec)
             return
         if rec.type != HEARTBEAT and not self.maps_ended:
             raise Violation(rec.position, "%s before MAP_END" % RULES[rec.type].name)
+        if rec.type == DIFFER:
+            self._digest(rec)
+            return
         if rec.type == ACK_SYNCED:
             if rec.offset < self.synced:
                 raise Violation(rec.position, "ACK_SYNCED goes back")
@@ -275,6 +304,8 @@ def check_pair(primary, secondary):
     if primary.hello.name != secondary.hello.name or \
             len(primary.hello.volumes) != len(secondary.hello.volumes):
         raise Violation(0, "the groups do not match")
+    if secondary.digests != primary.digests[:len(secondary.digests)]:
+        raise Violation(0, "a DIFFER does not answer the DIGEST in its place")
     for rec in secondary.acks:
         if rec.type == ACK_SYNCED:
             if rec.offset > primary.changes:

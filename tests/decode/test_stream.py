@@ -214,6 +214,37 @@ def spoil(items, index, change):
     return items[:index] + [(fields.pop("kind", kind), fields)] + items[index + 1:]
 
 
+class Digests(Base):
+    """Asked before the sync, answered in order."""
+
+    @staticmethod
+    def items():
+        p, s = samples.primary(), samples.secondary()
+        fields = dict(volume=1, offset=SIZE - 8192, length=8192)
+        p.insert(1, (records.DIGEST, dict(payload=struct.pack("<II", 4096, 0) + bytes(32), **fields)))
+        s.insert(S["synced"], (records.DIFFER, dict(payload=struct.pack("<IIQ", 4096, 0, 2), **fields)))
+        return p, s
+
+    def test_good(self):
+        p, s = self.items()
+        stream.check_pair(stream.check(samples.join(p)), stream.check(samples.join(s)))
+
+    def test_bad(self):
+        p, s = self.items()
+        for change, reason in (
+                (dict(offset=SIZE), "DIGEST of 8192 bytes"), (dict(offset=512), "DIGEST of 8192 bytes"),
+                (dict(length=4096), "DIGEST of 1 blocks with 40 bytes"), (dict(volume=2), "for no disk"),
+                (dict(payload=bytes(40)), "blocks of 0 bytes"), (dict(epoch=1), "DIGEST has no epoch")):
+            self.refuse(samples.join(spoil(p, 1, change)), reason)
+        self.refuse(samples.join(p[:1] + p[2:3] + p[1:2]), "behind SYNC_BEGIN")
+        at = S["synced"]
+        self.refuse(samples.join(spoil(s, at, dict(payload=struct.pack("<IIQ", 4096, 0, 4)))), "behind its end")
+        self.refuse(samples.join(spoil(s, at, dict(length=4096, payload=bytes(16)))), "blocks of 0 bytes")
+        other = stream.check(samples.join(spoil(s, at, dict(volume=0))))
+        with self.assertRaises(Violation):
+            stream.check_pair(stream.check(samples.join(p)), other)
+
+
 class Fields(Base):
     def test_primary(self):
         for name, change, reason in PRIMARY_FIELDS:

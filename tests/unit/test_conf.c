@@ -337,7 +337,7 @@ static void conf_unknown_and_repeated(void **state)
 		"vm1.conf:3: key \"epochms\" in [group]: unknown "
 		"key; expected one of name, epoch-ms, "
 		"commit-policy, on-congestion, queue-limit, "
-		"staging-limit, journal-size, dirty-block, sync-rate, "
+		"staging-limit, journal-size, dirty-block, resync, sync-rate, "
 		"heartbeat-ms, peer-timeout-ms, threads, "
 		"compression");
 	test_bad(GROUP "[node alpha]\ndisk = /x\n",

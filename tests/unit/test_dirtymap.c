@@ -10,6 +10,8 @@
 #include <cmocka.h>
 
 #include "core/activity.h"
+#include "core/digest.h"
+#include "core/dirtymap_wire.h"
 #include "util/bytes.h"
 
 static uint64_t rng_state;
@@ -255,6 +257,87 @@ static void test_record(void **state)
 	assert_non_null(dirtyfile_get_record(buf, 9, DIRTYFILE_MAX_REGIONS, &serial, got, &n));
 }
 
+/* --- in the stream --- */
+
+/* A map that crosses the stream, into one with blocks of another size. */
+static void test_wire_map(void **state)
+{
+	uint8_t payload[RECORD_MAX_MAP];
+	struct dirtymap from, to;
+	uint64_t size = (3ull << 30) + 5000, word = 0;
+	struct dirtymap_run run;
+	struct record rec;
+	unsigned n = 0;
+
+	(void)state;
+	rng_state = 3;
+	assert_int_equal(dirtymap_init(&from, size, 4096), 0);
+	assert_int_equal(dirtymap_init(&to, size - 70000, 65536), 0);
+	for (unsigned i = 0; i < 500; i++)
+		dirtymap_mark(&from, DIRTYMAP_WANTED, rng(size), 1);
+	dirtymap_mark(&from, DIRTYMAP_WANTED, size - 1, 1); /* behind the end of the other */
+	for (; dirtymap_put_map(&from, &word, &rec, payload); n++) {
+		assert_null(dirtymap_take_map(&to, &rec, payload));
+		rec.length += 64 * 4096;
+		assert_non_null(dirtymap_take_map(&to, &rec, payload));
+		rec.length -= 64 * 4096;
+	}
+	assert_true(n >= 8); /* of 65536 blocks each, at most */
+	for (uint64_t at = 0; dirtymap_next(&from, DIRTYMAP_WANTED, at, 4096, &run);
+		at = run.off + run.len)
+		if (run.off < to.size)
+			assert_true(dirtymap_test(&to, DIRTYMAP_WANTED, run.off, 1));
+	assert_true(to.wanted <= 501);
+	payload[1] = 0x18;
+	assert_non_null(dirtymap_take_map(&to, &rec, payload));
+	dirtymap_deinit(&from);
+	dirtymap_deinit(&to);
+}
+
+static void test_wire_digest(void **state)
+{
+	struct digest d = {
+		.off = 8192, .len = 2 * 4096 + 10, .volume = 3, .block = 4096, .count = 3};
+	uint8_t payload[RECORD_MAX_DIGEST];
+	struct digest got;
+	struct record rec;
+	uint64_t differ;
+
+	(void)state;
+	for (unsigned i = 0; i < d.count; i++)
+		memset(d.sum[i], (int)i + 1, DIGEST_SIZE);
+	digest_put(&d, &rec, payload);
+	assert_null(digest_take(&rec, payload, &got));
+	assert_int_equal(got.count, 3);
+	assert_memory_equal(got.sum, d.sum, 3 * DIGEST_SIZE);
+	rec.payload -= DIGEST_SIZE;
+	assert_non_null(digest_take(&rec, payload, &got));
+	digest_put_answer(&d, 5, &rec, payload);
+	assert_null(digest_take_answer(&rec, payload, &got, &differ));
+	assert_int_equal(differ, 5);
+	digest_put_answer(&d, 8, &rec, payload);
+	assert_non_null(digest_take_answer(&rec, payload, &got, &differ));
+	rec.offset = 100;
+	assert_non_null(digest_take_answer(&rec, payload, &got, &differ));
+}
+
+/* What is written to after its digest was made stays wanted. */
+static void test_written_after_its_digest(void **state)
+{
+	struct dirtymap m;
+
+	(void)state;
+	assert_int_equal(dirtymap_init(&m, 64 * 4096, 4096), 0);
+	dirtymap_mark(&m, DIRTYMAP_WANTED, 0, 8 * 4096);
+	dirtymap_mark(&m, DIRTYMAP_ASKED, 0, 8 * 4096);
+	dirtymap_mark_alone(&m, 2 * 4096 + 5, 4096);
+	assert_true(dirtymap_test(&m, DIRTYMAP_ASKED, 4096, 1));
+	assert_false(dirtymap_test(&m, DIRTYMAP_ASKED, 2 * 4096, 2 * 4096));
+	assert_true(dirtymap_covers(&m, DIRTYMAP_WANTED, 0, 8 * 4096));
+	assert_false(dirtymap_covers(&m, DIRTYMAP_WANTED, 0, 8 * 4096 + 1));
+	dirtymap_deinit(&m);
+}
+
 /* --- the activity log --- */
 
 #define REGION (4ull << 20)
@@ -415,6 +498,9 @@ int main(void)
 		cmocka_unit_test(test_flush),
 		cmocka_unit_test(test_header),
 		cmocka_unit_test(test_record),
+		cmocka_unit_test(test_wire_map),
+		cmocka_unit_test(test_wire_digest),
+		cmocka_unit_test(test_written_after_its_digest),
 		cmocka_unit_test(test_least_recently_used_is_evicted),
 		cmocka_unit_test(test_eviction_writes_pages_first),
 		cmocka_unit_test(test_all_or_nothing_and_first_come),
