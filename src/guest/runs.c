@@ -41,6 +41,33 @@ int runs_add(struct runs *r, uint64_t offset, uint64_t length)
 	return 0;
 }
 
+static int runs_compare(const void *a, const void *b)
+{
+	const struct run *x = a, *y = b;
+
+	return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+void runs_normalize(struct runs *r)
+{
+	size_t n = 0;
+
+	qsort(r->v, r->n, sizeof(r->v[0]), runs_compare);
+	r->bytes = 0;
+	for (size_t i = 0; i < r->n; i++) {
+		struct run *last = n ? &r->v[n - 1] : NULL;
+		uint64_t end = r->v[i].offset + r->v[i].length;
+
+		if (last && r->v[i].offset <= last->offset + last->length)
+			last->length = max_u64(last->length, end - last->offset);
+		else
+			r->v[n++] = r->v[i];
+	}
+	r->n = n;
+	for (size_t i = 0; i < n; i++)
+		r->bytes += r->v[i].length;
+}
+
 void runs_clear(struct runs *r)
 {
 	r->n = 0;

@@ -20,6 +20,8 @@ struct runs {
 int runs_reserve(struct runs *r, size_t room);
 /* offset is not below the end of the last one; what touches it is joined to it. */
 int runs_add(struct runs *r, uint64_t offset, uint64_t length);
+/* Of a list that was put together out of order: sorts, and joins what overlaps or touches. */
+void runs_normalize(struct runs *r);
 void runs_clear(struct runs *r); /* keeps the room */
 void runs_deinit(struct runs *r);
 /* *ret = a united with b; ret is cleared first and is neither of them. */

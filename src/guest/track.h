@@ -68,7 +68,7 @@ int track_new(enum track_way way, const struct track_target *target, struct trac
 struct track *track_free(struct track *t);
 /* From now on; what was written before counts as known. */
 int track_arm(struct track *t, struct error *err);
-/* Appends to ret, which is empty, what was written since. */
+/* Puts into ret, which is empty, what was written since: in growing order, nothing twice. */
 int track_collect(struct track *t, struct runs *ret, struct error *err);
 
 #endif

@@ -102,7 +102,11 @@ static int track_uffd_arm(struct track *t, struct error *err)
 	return 0;
 }
 
-static int track_uffd_piece(struct track *t, const struct track_piece *p, struct runs *ret)
+/* The kernel may say that it stopped before the end although it went through all (when it had more
+ * regions than fit its own buffer of 512): what follows from there on is asked again, and pages
+ * that were written in between come out of order. */
+static int track_uffd_piece(
+	struct track *t, const struct track_piece *p, struct runs *ret, bool *ret_order)
 {
 	struct track_uffd_own *o = t->own;
 	uint64_t at = p->addr, end = p->addr + p->length;
@@ -114,7 +118,12 @@ static int track_uffd_piece(struct track *t, const struct track_piece *p, struct
 			return n;
 		for (int i = 0; i < n; i++) {
 			const struct kernel_region *g = &o->regions[i];
-			int r = runs_add(ret, g->start - p->addr + p->offset, g->end - g->start);
+			const struct run *last = ret->n ? &ret->v[ret->n - 1] : NULL;
+			int r;
+
+			*ret_order &= !last ||
+				      g->start - p->addr + p->offset >= last->offset + last->length;
+			r = runs_add(ret, g->start - p->addr + p->offset, g->end - g->start);
 
 			if (r < 0)
 				return r;
@@ -125,10 +134,13 @@ static int track_uffd_piece(struct track *t, const struct track_piece *p, struct
 
 static int track_uffd_collect(struct track *t, struct runs *ret, struct error *err)
 {
+	bool order = true;
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && i < t->at.npieces; i++)
-		r = track_uffd_piece(t, &t->at.pieces[i], ret);
+		r = track_uffd_piece(t, &t->at.pieces[i], ret, &order);
+	if (!order)
+		runs_normalize(ret);
 	return r < 0 ? error_code(err, r, "dirty tracking: PAGEMAP_SCAN") : 0;
 }
 
