@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "cli/text.h"
+#include "util/fault.h"
 
 static const struct command *main_find(const char *name)
 {
@@ -57,7 +58,8 @@ static int main_run(int argc, char **argv, struct cli *cli, struct error *err)
 		help_command(cli->command);
 		return 0;
 	}
-	return main_command(cli, err);
+	r = fault_init(err);
+	return r < 0 ? r : main_command(cli, err);
 }
 
 int main(int argc, char **argv)

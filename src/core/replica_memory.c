@@ -16,6 +16,7 @@
 #include "core/pages.h"
 #include "core/replica_internal.h"
 #include "util/bytes.h"
+#include "util/fault.h"
 
 struct replica_block {
 	struct replica_block *next;
@@ -402,6 +403,7 @@ void replica_memory_apply(struct replica *r, const struct replica_memory_job *jo
 			}
 			memcpy(r->cfg.image + run.offset, data, run.length);
 			data += run.length;
+			fault_point(FAULT_STANDBY_APPLYING);
 		}
 	}
 }

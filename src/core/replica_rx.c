@@ -8,6 +8,7 @@
 #include "core/pages.h"
 #include "util/bytes.h"
 #include "util/crc.h"
+#include "util/fault.h"
 
 /* Bytes asked for at once, unless a record needs more. */
 #define REPLICA_RX_STEP (RECORD_MAX_PAYLOAD / 4)
@@ -275,6 +276,7 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 	unsigned *ret_goodbye)
 {
 	uint8_t *at = r->filling->buf + r->rx_at;
+	int e;
 
 	*ret_keep = true;
 	switch (rec->type) {
@@ -286,12 +288,19 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 	case RECORD_PAGES:
 	case RECORD_STATE:
 		*ret_keep = false;
-		return replica_memory_change(r, rec, at + RECORD_HEADER_SIZE);
+		e = replica_memory_change(r, rec, at + RECORD_HEADER_SIZE);
+		if (rec->type == RECORD_PAGES)
+			fault_point(FAULT_STANDBY_PAGES);
+		else
+			fault_point(FAULT_STANDBY_STATE);
+		return e;
 	case RECORD_SEAL:
 		replica_journal_seal(r, rec, at);
 		r->rx_at += (uint32_t)size;
 		r->filling->head.used = r->rx_at;
-		return replica_take_seal(r, rec);
+		e = replica_take_seal(r, rec);
+		fault_point(FAULT_STANDBY_SEAL);
+		return e;
 	case RECORD_SYNC_BEGIN:
 		*ret_keep = false;
 		return replica_sync_begin(r, rec);

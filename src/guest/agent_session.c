@@ -10,6 +10,7 @@
 #include "guest/agent_internal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
+#include "util/fault.h"
 #include "util/log.h"
 #include "util/units.h"
 
@@ -124,6 +125,7 @@ static int session_send(struct agent *a, struct staging *s, struct error *err)
 	uint64_t bytes = 0;
 	size_t n = 0;
 	struct run rest = {0};
+	int e;
 
 	staging_reset(s);
 	while (a->todo_at + n < a->todo.n && bytes < SESSION_CHUNK) {
@@ -143,7 +145,9 @@ static int session_send(struct agent *a, struct staging *s, struct error *err)
 	if (rest.length)
 		a->todo.v[--a->todo_at] = rest;
 	s->busy = true;
-	return repl_submit(a->repl, &u, &s->submit, err);
+	e = repl_submit(a->repl, &u, &s->submit, err);
+	fault_point(FAULT_AGENT_ROUND);
+	return e;
 }
 
 /* What was dirtied since the last round becomes owed; and the next round where that pays. */

@@ -12,6 +12,7 @@
 #include "guest/agent_internal.h"
 #include "guest/state.h"
 #include "util/clock.h"
+#include "util/fault.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -111,6 +112,7 @@ int agent_standby_resume(struct agent *a, struct error *err)
 	size_t len;
 	int fd, r;
 
+	fault_point(FAULT_RESUME_BEGIN);
 	r = standby_state(a, &blob, &len, err);
 	if (r < 0)
 		return r;
@@ -134,6 +136,8 @@ int agent_standby_resume(struct agent *a, struct error *err)
 			(unsigned long long)h.ram_size, (unsigned long long)a->conf->guest_memory);
 	if (r == 0)
 		r = agent_vm(a, h.machine, err);
+	if (r == 0)
+		fault_point(FAULT_RESUME_QEMU);
 	if (r == 0)
 		r = vm_resume(&a->vm, blob, len, err);
 	free(blob);

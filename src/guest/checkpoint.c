@@ -12,6 +12,7 @@
 #include "guest/agent_internal.h"
 #include "guest/qmp.h"
 #include "util/clock.h"
+#include "util/fault.h"
 #include "util/log.h"
 
 #define CHECKPOINT_AHEAD 256 /* pages of the last one from which copying ahead pays */
@@ -62,13 +63,17 @@ static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpo
 		repl_rpc(a->repl), "cut", NULL, -1, began + REPL_COMMAND_MS * NS_PER_MS, &id, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_AGENT_CUT_SENT);
 	runs_clear(&a->pause);
 	e = track_collect(a->track, &a->pause, err);
+	fault_point(FAULT_AGENT_SCAN);
 	now = clock_ns();
 	t->scan = now - began;
 	began = now;
 	if (e == 0)
 		*ret_data = staging_copy(s, a->track->image, &a->pause);
+	if (e == 0)
+		fault_point(FAULT_AGENT_COPY);
 	now = clock_ns();
 	t->copy = now - began;
 	began = now;
@@ -79,6 +84,7 @@ static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpo
 		return e < 0 ? e : r;
 	*ret_epoch = repl_u64(answer, "epoch", NULL);
 	json_decref(answer);
+	fault_point(FAULT_AGENT_CUT);
 	return e;
 }
 
@@ -101,9 +107,13 @@ static int checkpoint_send(struct agent *a, struct staging *s, uint64_t ahead_da
 	s->epoch = epoch;
 	r = repl_submit(a->repl, &u, &s->submit, err);
 	if (r == 0)
+		fault_point(FAULT_AGENT_SUBMIT);
+	if (r == 0)
 		r = rpc_send(repl_rpc(a->repl), "seal",
 			json_pack("{s:I}", "epoch", (json_int_t)epoch), -1,
 			clock_ns() + REPL_COMMAND_MS * NS_PER_MS, &s->seal, err);
+	if (r == 0)
+		fault_point(FAULT_AGENT_SEAL);
 	return r;
 }
 
@@ -133,6 +143,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	r = repl_run(a->repl, "checkpoint-begin", NULL, NULL, err);
 	if (r < 0)
 		return r;
+	fault_point(FAULT_AGENT_BEGIN);
 	r = checkpoint_ahead(a, s, &ahead_data, err);
 	began = clock_ns();
 	if (r == 0)
@@ -143,10 +154,12 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	}
 	mark = clock_ns();
 	t.stop = mark - began;
+	fault_point(FAULT_AGENT_STOP);
 	r = checkpoint_stopped(a, s, &t, &pause_data, &epoch, err);
 	mark = clock_ns();
 	e = devstate_finish(&a->ds, r < 0 ? NULL : err);
 	t.state = clock_ns() - mark;
+	fault_point(FAULT_AGENT_CONT);
 	t.pause = clock_ns() - began;
 	if (r == 0)
 		r = e;

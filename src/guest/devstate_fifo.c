@@ -21,6 +21,7 @@
 #include "guest/devstate.h"
 #include "guest/qmp.h"
 #include "util/clock.h"
+#include "util/fault.h"
 
 #define FIFO_SMALL 4096
 #define FIFO_HOLD 65536      /* where the state is known to be larger than that and FIFO_BUFFER */
@@ -127,6 +128,8 @@ static int devstate_fifo_finish(struct devstate *d, struct error *err)
 	r = devstate_read(&d->dev, d->fd, deadline);
 	if (r < 0)
 		(void)error_code(err, r, "device state: reading %s", d->path);
+	if (r == 0)
+		fault_point(FAULT_AGENT_STATE);
 	devstate_fifo_close(d);
 	e = rpc_wait(d->q, "xen-save-devices-state", d->id, deadline, NULL, r < 0 ? NULL : err);
 	d->id = 0;

@@ -11,6 +11,7 @@
 #include "guest/devstate.h"
 #include "guest/qmp.h"
 #include "util/clock.h"
+#include "util/fault.h"
 
 static int devstate_migrate_listen(struct devstate *d, struct error *err)
 {
@@ -104,6 +105,8 @@ static int devstate_migrate_finish(struct devstate *d, struct error *err)
 	devstate_migrate_close(d);
 	if (r == 0)
 		r = devstate_migrate_completed(d, deadline, err);
+	if (r == 0)
+		fault_point(FAULT_AGENT_STATE);
 	if (r == 0 && d->running)
 		r = qmp_run(d->q, "cont", NULL, NULL, err);
 	return r;

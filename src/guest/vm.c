@@ -20,6 +20,7 @@
 #include "guest/state.h"
 #include "guest/vm_check.h"
 #include "util/clock.h"
+#include "util/fault.h"
 #include "util/file.h"
 
 #define VM_RESUME_MS 60000
@@ -250,7 +251,12 @@ int vm_resume(struct vm *vm, const unsigned char *blob, size_t len, struct error
 		return fd;
 	r = vm_incoming(vm, fd, err);
 	close(fd);
-	return r == 0 ? vm_cont(vm, err) : r;
+	if (r < 0)
+		return r;
+	fault_point(FAULT_RESUME_LOADED);
+	r = vm_cont(vm, err);
+	fault_point(FAULT_RESUME_CONT);
+	return r;
 }
 
 void vm_end(struct vm *vm)

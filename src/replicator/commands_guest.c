@@ -11,6 +11,7 @@
 #include "replicator/sender.h"
 #include "replicator/submit.h"
 #include "util/clock.h"
+#include "util/fault.h"
 
 static int command_no_guest(const struct node *n, const char *what, struct error *err)
 {
@@ -78,6 +79,8 @@ int command_checkpoint_cut(struct command_call *c, json_t **ret, struct error *e
 	else if (r < 0)
 		command_not_replicating(n, "cut", err);
 	pthread_mutex_unlock(&n->lock);
+	if (r == 0)
+		fault_point(FAULT_PRIMARY_CUT);
 	if (r == 0)
 		*ret = json_pack("{s:I}", "epoch", (json_int_t)epoch);
 	return r;

@@ -11,6 +11,7 @@
 
 #include "replicator/receiver_internal.h"
 #include "util/bytes.h"
+#include "util/fault.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -167,6 +168,8 @@ void journal_io_reap(struct receiver *r)
 
 		io_uring_cqe_seen(&r->uring, cqe);
 		r->in_flight--;
+		if (!c)
+			fault_point(FAULT_STANDBY_FLUSHED);
 		pthread_mutex_lock(&r->n->lock);
 		if (!c)
 			replica_flushed(r->core, res < 0 ? res : 0);

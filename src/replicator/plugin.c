@@ -14,6 +14,7 @@
 #include "replicator/local.h"
 #include "replicator/shutdown.h"
 #include "replicator/volume.h"
+#include "util/fault.h"
 #include "util/log.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -67,7 +68,9 @@ static int plugin_config_complete(void)
 		nbdkit_error("guest=yes or guest=no, not guest=%s", plugin_guest);
 		return -1;
 	}
-	r = conf_load(plugin_config_path, &plugin_conf, &err);
+	r = fault_init(&err);
+	if (r == 0)
+		r = conf_load(plugin_config_path, &plugin_conf, &err);
 	if (r == 0)
 		r = conf_find_node(plugin_conf, plugin_node_name, &err);
 	if (r < 0) {

@@ -13,6 +13,7 @@
 #include "replicator/sender.h"
 #include "util/bytes.h"
 #include "util/clock.h"
+#include "util/fault.h"
 #include "util/log.h"
 
 struct promote_meta {
@@ -160,6 +161,7 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 	pthread_mutex_lock(&n->lock);
 	receiver_discard(
 		n->receiver, true, note.generation, &p.discarded_epochs, &p.discarded_bytes);
+	fault_point(FAULT_PROMOTE_DISCARD);
 	receiver_get_status(n->receiver, &st);
 	/* COMMITs on their way to the journal are part of the state; after this nothing is. */
 	while (st.core.mode == REPLICA_READY && st.core.pending_epochs > 0 && !n->stopping) {
@@ -185,9 +187,13 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 	}
 	pthread_mutex_unlock(&n->lock);
 	if (r == 0)
+		fault_point(FAULT_PROMOTE_MEMORY);
+	if (r == 0)
 		r = receiver_settle(n->receiver, note.committed, err);
 	if (r == 0)
 		r = node_meta_update(n, promote_note, &note, err);
+	if (r == 0)
+		fault_point(FAULT_PROMOTE_METADATA);
 	if (r < 0) {
 		sender_free(s);
 		if (n->own->ingest == CONF_INGEST_NBD)
@@ -196,6 +202,8 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 		return r;
 	}
 	r = promote_serve(n, s, &note);
+	if (r == 0)
+		fault_point(FAULT_PROMOTE_WRITABLE);
 	if (r == 0 && n->guest && disks_only) {
 		pthread_mutex_lock(&n->lock);
 		n->memory = memory_free(n->memory);

@@ -12,6 +12,7 @@
 #include "replicator/memory.h"
 #include "replicator/receiver_internal.h"
 #include "util/bytes.h"
+#include "util/fault.h"
 #include "util/log.h"
 
 /* --- actions of the replica; node.lock is held --- */
@@ -50,6 +51,7 @@ static void receiver_journal_flush(void *ctx)
 {
 	struct receiver *r = ctx;
 
+	fault_point(FAULT_STANDBY_COMMIT);
 	r->flush_wanted = true;
 	receiver_kick(r);
 }

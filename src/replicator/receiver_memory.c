@@ -5,6 +5,7 @@
 
 #include "replicator/memory.h"
 #include "replicator/receiver_internal.h"
+#include "util/fault.h"
 
 static void receiver_memory_zero(void *ctx, uint64_t off, uint64_t len)
 {
@@ -27,6 +28,8 @@ void *receiver_memory_main(void *arg)
 		}
 		pthread_mutex_unlock(&n->lock);
 		replica_memory_apply(r->core, &job, receiver_memory_zero, n->memory);
+		if (job.m)
+			fault_point(FAULT_STANDBY_APPLIED);
 		if (job.release)
 			memory_release_second(n->memory);
 		pthread_mutex_lock(&n->lock);

@@ -12,6 +12,7 @@
 #include "replicator/sender_internal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
+#include "util/fault.h"
 #include "util/log.h"
 
 #define SENDER_TICK (2 * NS_PER_MS)     /* between two sends under load */
@@ -167,6 +168,8 @@ static int sender_hear(struct sender *s, struct error *err)
 		}
 		node_changed(n);
 		pthread_mutex_unlock(&n->lock);
+		if (rec.type == RECORD_ACK_COMMITTED)
+			fault_point(FAULT_PRIMARY_COMMITTED);
 		if (why)
 			break;
 		if (!done)

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "replicator/submit_internal.h"
+#include "util/fault.h"
 #include "util/log.h"
 
 struct submit_job *submit_job_new(enum submit_kind kind)
@@ -62,6 +63,8 @@ static void submit_end(struct submitter *s, struct submit_job *job)
 		job->epoch = primary_memory_epoch(sender_core(n->sender));
 	r = sender_checkpoint_seal(
 		n->sender, job->session, job->epoch, job->kind == SUBMIT_ABANDON);
+	if (r == 0)
+		fault_point(FAULT_PRIMARY_SEAL);
 	job->into = job->epoch + 1;
 	if (r == -EPERM) {
 		sender_restart(n->sender, job->session);

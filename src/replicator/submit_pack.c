@@ -9,6 +9,7 @@
 
 #include "replicator/submit_internal.h"
 #include "util/bytes.h"
+#include "util/fault.h"
 
 struct submit_entry {
 	uint64_t offset, length, data;
@@ -314,7 +315,11 @@ void submit_pack(struct submitter *s, struct submit_job *job)
 	}
 	if (r == 0)
 		r = submit_flush(s, job);
+	if (job->state_bytes) /* a checkpoint: its memory is in the stream, its state is not */
+		fault_point(FAULT_PRIMARY_SUBMIT);
 	if (r == 0 && job->state_bytes)
 		r = submit_state(s, job);
+	if (job->state_bytes)
+		fault_point(FAULT_PRIMARY_SUBMITTED);
 	job->result = r;
 }

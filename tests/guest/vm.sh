@@ -28,6 +28,25 @@ qemu = qemu-system-x86_64 -accel tcg -smp $vm_smp -nodefaults -no-user-config -d
 END
 }
 
+# vm_boot_new TANDEM SEED DEVICES: a group for bootsector.S, which stands at the beginning of its first disk
+vm_boot_new() {
+  rig_disk_size=8M
+  rig_new "$1" "$2" || return 1
+  sed -i "s/^epoch-ms = .*/$vm_group_keys/" "$rig_conf"
+  gcc -m32 -c -o "$rig_dir/boot.o" "$rig_here/bootsector.S" &&
+    ld -m elf_i386 -Ttext 0x7c00 -e start --oformat binary -o "$rig_dir/boot.bin" "$rig_dir/boot.o" ||
+    { rig_fail "the boot sector cannot be made"; return 1; }
+  truncate -s 0 "$rig_dir/alpha/vda.img"
+  cp "$rig_dir/boot.bin" "$rig_dir/alpha/vda.img" && truncate -s 8M "$rig_dir/alpha/vda.img"
+  cat >>"$rig_conf" <<END
+[guest]
+memory = 64M
+$vm_keys
+qemu = qemu-system-x86_64 -accel tcg -nodefaults -no-user-config -display none -serial file:console $3
+END
+  rig_init
+}
+
 # vm_start NODE run|standby: the console is in the node's directory
 vm_start() {
   rm -f "$rig_dir/$1/console"

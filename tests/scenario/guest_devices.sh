@@ -46,23 +46,6 @@ linux_cases=(
 echo "1..$((${#boot_cases[@]} + ${#refused_cases[@]} + ${#linux_cases[@]}))"
 echo "# seed $seed"
 
-# boot_new DEVICES: a group whose first disk begins with the boot sector
-boot_new() {
-  rig_disk_size=8M
-  rig_new "$build/tandem" "$seed" || return 1
-  gcc -m32 -c -o "$rig_dir/boot.o" "$here/../guest/bootsector.S" &&
-    ld -m elf_i386 -Ttext 0x7c00 -e start --oformat binary -o "$rig_dir/boot.bin" "$rig_dir/boot.o" ||
-    { rig_fail "the boot sector cannot be made"; return 1; }
-  truncate -s 0 "$rig_dir/alpha/vda.img"
-  cp "$rig_dir/boot.bin" "$rig_dir/alpha/vda.img" && truncate -s 8M "$rig_dir/alpha/vda.img"
-  cat >>"$rig_conf" <<END
-[guest]
-memory = 64M
-qemu = qemu-system-x86_64 -accel tcg -nodefaults -no-user-config -display none -serial file:console $1
-END
-  rig_init
-}
-
 # fail_over NAME: alpha runs and is killed; beta goes on
 fail_over() {
   vm_start beta standby
@@ -82,14 +65,14 @@ next() {
 
 for c in "${boot_cases[@]}"; do
   IFS='|' read -r name devices <<<"$c"
-  boot_new "$devices" || bad "$name: a group"
+  vm_boot_new "$build/tandem" "$seed" "$devices" || bad "$name: a group"
   fail_over "$name"
   next
 done
 
 for c in "${refused_cases[@]}"; do
   IFS='|' read -r name words devices <<<"$c"
-  boot_new "$devices" || bad "$name: a group"
+  vm_boot_new "$build/tandem" "$seed" "$devices" || bad "$name: a group"
   vm_start alpha run
   wait_end() { rig_until 30 rig_gone "${node_pid[alpha]}"; }
   wait_end || bad "$name: refused at the start"
