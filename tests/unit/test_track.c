@@ -101,7 +101,8 @@ static void track_all_rounds(enum track_way way)
 		assert_memory_equal(copy, ram, SIZE);
 		assert_int_equal(kill(pid, SIGCONT), 0);
 	}
-	assert_true(reported > 0 && many);
+	assert_true(reported > 0);
+	assert_true(many || way != TRACK_UFFD);
 	runs_deinit(&runs);
 	(void)track_free(t);
 	kill(pid, SIGKILL);
