@@ -3,6 +3,7 @@
  * memory of the first with it and scans its pagemap, while the first one's threads write.  No write
  * is lost. */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -24,6 +25,15 @@ static void *writer(void *arg)
 		m[p * KERNEL_PAGE / 8] += 1;
 	}
 	return NULL;
+}
+
+static uint64_t sum(const _Atomic uint64_t *m)
+{
+	uint64_t s = 0;
+
+	for (int p = 0; p < PAGES; p++)
+		s += m[p * KERNEL_PAGE / 8];
+	return s;
 }
 
 int main(void)
@@ -51,6 +61,7 @@ int main(void)
 			CHECK(setresgid(65534, 65534, 65534) == 0 &&
 				setresuid(65534, 65534, 65534) == 0);
 		prctl(PR_SET_DUMPABLE, 1);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* a failed check leaves nobody behind */
 		told.addr = addr;
 		told.uffd = kernel_uffd_open();
 		CHECK(told.uffd >= 0);
@@ -72,6 +83,10 @@ int main(void)
 	CHECK(pagemap >= 0);
 	for (int round = 0; round < ROUNDS; round++) {
 		uint64_t bits;
+
+		/* On a busy machine they may not have run yet. */
+		for (uint64_t before = sum(m); round == ROUNDS / 2 && sum(m) == before;)
+			sched_yield();
 
 		if (round == ROUNDS - 1) { /* stopped: the copy must be exact */
 			CHECK(kill(child, SIGSTOP) == 0);
