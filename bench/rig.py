@@ -5,6 +5,7 @@ CPU time and memory from /proc, and fio.  Every process that is started here is 
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import statistics
@@ -86,6 +87,16 @@ def machine():
     }
 
 
+def link_bytes(port):
+    """Bytes that the primary has sent in the one established connection to that port."""
+    out = subprocess.run(["ss", "-tinOH", "state", "established", f"dport = :{port}"], capture_output=True, text=True,
+                         check=True).stdout
+    sent = [int(n) for n in re.findall(r"bytes_sent:(\d+)", out)]
+    if len(sent) != 1:
+        raise Trouble(f"ss shows {len(sent)} connections to the secondary")
+    return sent[0]
+
+
 def flush_file(path):
     fd = os.open(path, os.O_RDWR)
     os.fdatasync(fd)
@@ -118,11 +129,11 @@ class Control:
 class Server:
     """A process that serves an NBD export until close()."""
 
-    def __init__(self, command, log, uri=None):
+    def __init__(self, command, log, uri=None, cwd=None):
         self.uri = uri
         self.log = log
         with open(log, "ab") as out:
-            self.process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=cwd)
 
     @property
     def pid(self):
@@ -189,14 +200,16 @@ class Rig:
         until(10, "nbdkit", lambda: server.alive() and os.path.exists(path))
         return server
 
-    def configure(self, image, copy, **group):
-        """Writes the configuration of a group whose one disk is image on alpha and copy on beta."""
+    def configure(self, image, copy, guest="", **group):
+        """Writes the configuration of a group whose one disk is image on alpha and copy on beta; guest: the
+        lines of its [guest]."""
         self.ports = dict(zip(("alpha", "beta"), free_ports(2)))
         lines = ["[group]", "name = bench"]
         lines += [f"{key.replace('_', '-')} = {value}" for key, value in group.items()]
         for name, base, backing in (("alpha", self.dir, image), ("beta", self.fast_dir, copy)):
             lines += [f"[node {name}]", f"link = 127.0.0.1:{self.ports[name]}", f"state-dir = {base}/{name}",
                       f"run-dir = {base}/{name}.run", f"disk.vda = {backing}"]
+        lines += ["[guest]", guest] if guest else []
         self.conf = os.path.join(self.dir, "bench.conf")
         with open(self.conf, "w", encoding="utf-8") as f:
             f.write("\n".join(lines) + "\n")
@@ -207,13 +220,13 @@ class Rig:
     def run_dir(self, node):
         return f"{self.dir if node == 'alpha' else self.fast_dir}/{node}.run"
 
-    def start(self, node, role, environment=None):
+    def start(self, node, role, environment=None, cwd=None):
         command = [self.tandem, role, self.conf, "--node", node]
         if environment:
             command = ["env", *(f"{k}={v}" for k, v in environment.items()), *command]
         run_dir = self.run_dir(node)
         server = self.add(Server(command, f"{self.dir}/{node}.log",
-                                 f"nbd+unix:///vda?socket={run_dir}/nbd.sock"))
+                                 f"nbd+unix:///vda?socket={run_dir}/nbd.sock", cwd))
         path = f"{run_dir}/control.sock"
 
         def connected():

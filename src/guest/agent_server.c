@@ -136,14 +136,19 @@ static int server_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* p50, p90, p99 in microseconds of one part of the last checkpoints. */
-static json_t *server_part(const struct agent *a, size_t offset)
+/* The i-th last checkpoint, from 0. */
+static const struct checkpoint_times *server_sample(const struct agent *a, uint64_t i)
+{
+	return &a->samples[(a->checkpoints - 1 - i) % AGENT_SAMPLES];
+}
+
+/* p50, p90, p99 in microseconds of one part of the last n checkpoints. */
+static json_t *server_part(const struct agent *a, uint64_t n, size_t offset)
 {
 	uint64_t v[AGENT_SAMPLES];
-	size_t n = (size_t)min_u64(a->checkpoints, AGENT_SAMPLES);
 
-	for (size_t i = 0; i < n; i++)
-		v[i] = *(const uint64_t *)((const char *)&a->samples[i] + offset);
+	for (uint64_t i = 0; i < n; i++)
+		v[i] = *(const uint64_t *)((const char *)server_sample(a, i) + offset);
 	qsort(v, n, sizeof(v[0]), server_compare);
 	if (n == 0)
 		return json_null();
@@ -152,39 +157,44 @@ static json_t *server_part(const struct agent *a, size_t offset)
 		"max", (json_int_t)(v[n - 1] / 1000));
 }
 
-static json_t *server_guest(const struct agent *a)
+/* last: of that many checkpoints at most. */
+static json_t *server_guest(const struct agent *a, uint64_t last)
 {
 	static const char *const phases[] = {[AGENT_SOLO] = "solo",
 		[AGENT_ROUNDS] = "syncing",
 		[AGENT_CHECKPOINT] = "protected"};
-	uint64_t n = min_u64(a->checkpoints, AGENT_SAMPLES), pages = 0;
+	uint64_t n = min_u64(min_u64(a->checkpoints, AGENT_SAMPLES), last), pages = 0;
 	bool vm = a->vm.pid > 0;
 
 	for (uint64_t i = 0; i < n; i++)
-		pages += a->samples[i].pages + a->samples[i].ahead;
+		pages += server_sample(a, i)->pages + server_sample(a, i)->ahead;
 	return json_pack("{s:b,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:{s:o,s:o,s:o,s:o,s:o,s:o}}",
 		"running", vm, "phase", vm ? phases[a->phase] : "standby", "machine",
 		vm ? a->vm.machine : "", "capture", vm && a->ds.q ? devstate_name(&a->ds) : "",
 		"tracking", a->track ? a->track->ops->name : "", "checkpoints",
 		(json_int_t)a->checkpoints, "sealed", (json_int_t)a->sealed, "committed",
 		(json_int_t)a->committed, "pages", (json_int_t)(n ? pages / n : 0), "pause-us",
-		"all", server_part(a, offsetof(struct checkpoint_times, pause)), "stop",
-		server_part(a, offsetof(struct checkpoint_times, stop)), "scan",
-		server_part(a, offsetof(struct checkpoint_times, scan)), "copy",
-		server_part(a, offsetof(struct checkpoint_times, copy)), "cut",
-		server_part(a, offsetof(struct checkpoint_times, cut)), "state",
-		server_part(a, offsetof(struct checkpoint_times, state)));
+		"all", server_part(a, n, offsetof(struct checkpoint_times, pause)), "stop",
+		server_part(a, n, offsetof(struct checkpoint_times, stop)), "scan",
+		server_part(a, n, offsetof(struct checkpoint_times, scan)), "copy",
+		server_part(a, n, offsetof(struct checkpoint_times, copy)), "cut",
+		server_part(a, n, offsetof(struct checkpoint_times, cut)), "state",
+		server_part(a, n, offsetof(struct checkpoint_times, state)));
 }
 
 static void server_line(struct agent *a, struct agent_client *c, const char *line)
 {
 	json_t *request = json_loads(line, 0, NULL);
 	const char *what = json_string_value(json_object_get(request, "execute"));
+	json_int_t last =
+		json_integer_value(json_object_get(json_object_get(request, "arguments"), "last"));
 	struct error err = {0};
 
 	c->id = json_integer_value(json_object_get(request, "id"));
 	if (what && !strcmp(what, "query-guest")) {
-		server_say(c, json_pack("{s:o,s:I}", "return", server_guest(a), "id", c->id));
+		server_say(c, json_pack("{s:o,s:I}", "return",
+				      server_guest(a, last > 0 ? (uint64_t)last : AGENT_SAMPLES),
+				      "id", c->id));
 	} else if (what && !strcmp(what, "switchover") && a->vm.pid > 0 && !a->switchover) {
 		a->switchover = c; /* answered when it is over */
 	} else if (what && !strcmp(what, "switchover")) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Makes what the test guest boots from: Debian's own kernel for virtual machines, and an initramfs of
-# busybox, e2fsck, the virtio modules, recorder.c, agree.c and init. Does nothing when all is up to date. The kernel
+# busybox, e2fsck, the virtio modules, recorder.c, agree.c, work.c and init. Does nothing when all is up to date. The kernel
 # is only unpacked, never installed; remove the directory to get a newer one.
 # usage: tests/guest/setup.sh [CACHE_DIR]    (default: $TANDEM_GUEST_CACHE, else build/guest)
 # makes: CACHE_DIR/vmlinuz and CACHE_DIR/initrd.img
@@ -66,6 +66,7 @@ get_initrd() {
   mkdir -p "$root/bin" "$root/modules"
   gcc -static -O2 -Wall -Wextra -Werror -o "$root/bin/recorder" "$here/recorder.c"
   gcc -static -O2 -Wall -Wextra -Werror -o "$root/bin/agree" "$here/agree.c"
+  gcc -static -O2 -Wall -Wextra -Werror -o "$root/bin/work" "$here/work.c"
   cp "$busybox" "$root/bin/busybox"
   for name in sh mount umount mkdir cat insmod sleep sync poweroff uname switch_root; do
     ln -s busybox "$root/bin/$name"
@@ -88,7 +89,7 @@ if [ ! -s "$cache/vmlinuz" ] || ! grep -qx 'sd_mod\.ko.*' "$cache/modules/order"
   get_kernel
   rm -f "$cache/initrd.img"
 fi
-for source in "$here/recorder.c" "$here/agree.c" "$here/init" "$here/setup.sh" "$busybox" "$e2fsck"; do
+for source in "$here/recorder.c" "$here/agree.c" "$here/work.c" "$here/init" "$here/setup.sh" "$busybox" "$e2fsck"; do
   if [ ! -s "$cache/initrd.img" ] || [ "$source" -nt "$cache/initrd.img" ]; then
     echo "test guest: making the initramfs for Linux $(cat "$cache/version")"
     get_initrd

@@ -5,12 +5,14 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
 #include "util/bytes.h"
 #include "util/crc.h"
 #include "util/error.h"
+#include "util/fault.h"
 #include "util/file.h"
 #include "util/units.h"
 
@@ -102,6 +104,30 @@ static void test_mirrored(void **state)
 	file_unmap_mirrored(mem, size);
 }
 
+static void test_fault_names(void **state)
+{
+	static const char *const wrong[] = {"agent-nowhere", "agent-cut:0", "agent-cut:x",
+		"agent-cut:1:", "agent-cut:1:2:3", "agent", "agent-cut,,agent-cut-"};
+	struct error err = {0};
+
+	(void)state;
+	unsetenv("TANDEM_FAULT");
+	assert_int_equal(fault_init(&err), 0);
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		setenv("TANDEM_FAULT", wrong[i], 1);
+		assert_int_equal(fault_init(&err), -EINVAL);
+		assert_int_equal(err.kind, ERROR_USAGE);
+		assert_false(fault_armed);
+	}
+	/* A point that is not chosen, and one that is not due, are passed. */
+	setenv("TANDEM_FAULT", "agent-cut:2:5,standby-pages", 1);
+	assert_int_equal(fault_init(&err), 0);
+	assert_true(fault_armed);
+	fault_point(FAULT_AGENT_CUT);
+	fault_point(FAULT_AGENT_STOP);
+	unsetenv("TANDEM_FAULT");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -111,6 +137,7 @@ int main(void)
 		cmocka_unit_test(test_error_text),
 		cmocka_unit_test(test_all_zero),
 		cmocka_unit_test(test_mirrored),
+		cmocka_unit_test(test_fault_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
