@@ -268,8 +268,12 @@ int agent_wait(struct agent *a, uint64_t deadline, struct error *err)
 
 	a->heard = false;
 	r = agent_pump(a, err);
-	if (r < 0 || a->heard || (a->repl && json_array_size(repl_rpc(a->repl)->answers) > 0))
+	if (r < 0)
 		return r;
+	/* Also then signals and clients are looked at: checkpoints that take longer than epoch-ms
+	 * bring an event each. */
+	if (a->heard || (a->repl && json_array_size(repl_rpc(a->repl)->answers) > 0))
+		deadline = 0;
 	agent_poll_set(a, p, &n);
 	left = agent_left(deadline);
 	if (ppoll(p, (nfds_t)n, &left, NULL) <= 0)
