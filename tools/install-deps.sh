@@ -5,7 +5,7 @@
 set -euo pipefail
 
 build=(gcc libc6-dev meson ninja-build pkg-config nbdkit nbdkit-plugin-dev libnbd-dev liburing-dev
-       libgnutls28-dev libisal-dev liblz4-dev libzstd-dev libjansson-dev libinih-dev libsystemd-dev libcmocka-dev mandoc)
+       libgnutls28-dev libisal-dev liblz4-dev libzstd-dev libxxhash-dev libjansson-dev libinih-dev libsystemd-dev libcmocka-dev mandoc)
 demo=(qemu-system-x86 qemu-utils e2fsprogs e2fsck-static busybox-static cpio xz-utils kmod jq
       libnbd-bin procps util-linux)
 check=(fio python3 python3-libnbd qemu-system-common clang clang-format libclang-rt-14-dev gnutls-bin iproute2

@@ -105,7 +105,8 @@ int primary_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch);
 int primary_checkpoint_cut(struct primary *p, uint64_t now, uint64_t *ret_epoch);
 /* The epoch that memory and state may be submitted for: the lowest that is not sealed. */
 uint64_t primary_memory_epoch(const struct primary *p);
-/* A place for one PAGES or STATE of primary_memory_epoch; as primary_change, but NULL also when
+/* A place for one PAGES, STATE or CHECK (which does not count as a change) of
+ * primary_memory_epoch; as primary_change, but NULL also when
  * the queue is half full: the other half is for the disks. */
 uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now);
 /* Closes the lowest epoch that was cut.  0, -ENOENT (it is another), -ENODATA (no state was

@@ -2,6 +2,7 @@
 /* Records: encoding, and the one validation of everything that comes from outside. */
 #include "core/record.h"
 
+#include "core/memcheck.h"
 #include "core/pages.h"
 #include "util/bytes.h"
 #include "util/crc.h"
@@ -45,6 +46,10 @@ static const struct record_rule record_rules[] = {
 	{RECORD_ACK_SYNCED, "ACK_SYNCED", RECORD_FROM_SECONDARY, 0, 0, false, EPOCH_NONE},
 	{RECORD_DIGEST, "DIGEST", RECORD_FROM_PRIMARY, 0, RECORD_MAX_DIGEST, true, EPOCH_NONE},
 	{RECORD_DIFFER, "DIFFER", RECORD_FROM_SECONDARY, 0, 16, true, EPOCH_NONE},
+	{RECORD_CHECK, "CHECK", RECORD_FROM_PRIMARY, 0, MEMCHECK_RECORD *MEMCHECK_DIGEST, true,
+		EPOCH_NEEDED},
+	{RECORD_CHECKED, "CHECKED", RECORD_FROM_SECONDARY, 0, MEMCHECK_RANGES *MEMCHECK_RANGE,
+		false, EPOCH_NEEDED},
 	{RECORD_COMMIT, "COMMIT", RECORD_IN_JOURNAL, 0, 0, false, EPOCH_NEEDED},
 	{RECORD_DISCARD, "DISCARD", RECORD_IN_JOURNAL, 0, 0, false, EPOCH_NONE},
 };
@@ -115,6 +120,8 @@ static const char *record_check_rule(
 		return "length of a write differs from its payload";
 	if (record_is_memory(rec))
 		return pages_check_header(rec);
+	if (rec->type == RECORD_CHECK)
+		return memcheck_check_record(rec);
 	return NULL;
 }
 

@@ -45,6 +45,8 @@ enum record_type {
 	RECORD_ACK_SYNCED = 15,
 	RECORD_DIGEST = 16, /* core/digest.h */
 	RECORD_DIFFER = 17,
+	RECORD_CHECK = 18, /* core/memcheck.h */
+	RECORD_CHECKED = 19,
 	/* only in journals */
 	RECORD_COMMIT = 256,
 	RECORD_DISCARD = 257,

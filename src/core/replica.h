@@ -22,6 +22,7 @@
 
 #include "core/imap.h"
 #include "core/journal.h"
+#include "core/memcheck.h"
 #include "core/record.h"
 
 enum replica_mode {
@@ -206,6 +207,11 @@ struct replica_memory_job {
 	struct replica_memory *m; /* NULL: only the second image is to be freed */
 	uint64_t epoch;
 	bool release; /* the second image is to be freed (hole punched) when it is done */
+	/* Digests that the primary sent of this epoch, to be compared once it is applied; and the
+	 * state that it has.  Valid until replica_memory_done. */
+	const struct memcheck *checks;
+	const uint8_t *state;
+	size_t state_len;
 };
 bool replica_memory_take(struct replica *r, struct replica_memory_job *ret_job);
 /* Brings the image to the job's epoch: a copy in memory.  zero_fn: as replica_ops.memory_zero.  Not

@@ -151,6 +151,9 @@ const char *replica_memory_check(
 	const struct replica *r, const struct record *rec, const uint8_t *payload);
 /* Takes a record that was checked.  0, -EPROTO (damaged data), -ENOMEM; nothing counts then. */
 int replica_memory_change(struct replica *r, const struct record *rec, const uint8_t *payload);
+/* As both, of a CHECK. */
+const char *replica_memory_check_digests(const struct replica *r, const struct record *rec);
+int replica_memory_digests(struct replica *r, const struct record *rec, const uint8_t *payload);
 /* SEAL: the state of the epoch is fixed; with merge the next epoch inherits. */
 int replica_memory_seal(struct replica *r, struct replica_epoch *e, bool merge);
 bool replica_memory_has_state(const struct replica_epoch *e);

@@ -36,6 +36,7 @@ struct replica_memory {
 	bool has_state;
 	uint8_t *state;
 	size_t state_len;
+	struct memcheck *checks; /* digests of what it is to be, as they came */
 };
 
 static size_t replica_memory_words(const struct replica *r)
@@ -82,9 +83,20 @@ static void replica_memory_leave_second(struct replica *r, struct replica_memory
 	r->second_busy = false;
 }
 
+static void replica_memory_free_checks(struct replica_memory *m)
+{
+	while (m->checks) {
+		struct memcheck *c = m->checks;
+
+		m->checks = c->next;
+		free(c);
+	}
+}
+
 static void replica_memory_free(struct replica *r, struct replica_memory *m)
 {
 	replica_memory_free_blocks(r, m);
+	replica_memory_free_checks(m);
 	free(m->state);
 	free(m);
 }
@@ -130,12 +142,12 @@ void replica_memory_drop(struct replica *r, struct replica_epoch *e)
 	replica_memory_free(r, m);
 }
 
-const char *replica_memory_check(
-	const struct replica *r, const struct record *rec, const uint8_t *payload)
+static const char *replica_memory_expected(
+	const struct replica *r, const struct record *rec, bool memory)
 {
 	if (!r->cfg.image)
 		return "memory or state of a guest, and this group has none";
-	if (rec->volume != (rec->type == RECORD_PAGES ? r->cfg.memory : r->cfg.state))
+	if (rec->volume != (memory ? r->cfg.memory : r->cfg.state))
 		return "memory or state for a volume of another kind";
 	if (r->mode == REPLICA_EMPTY)
 		return "memory or state without a full sync before it";
@@ -143,6 +155,57 @@ const char *replica_memory_check(
 		e = e->next)
 		if (!e->sealed)
 			return "memory or state before the seal of the epoch before it";
+	return NULL;
+}
+
+const char *replica_memory_check_digests(const struct replica *r, const struct record *rec)
+{
+	const char *why =
+		replica_memory_expected(r, rec, !r->cfg.image || rec->volume != r->cfg.state);
+	const struct replica_epoch *e = r->open_first;
+
+	if (why)
+		return why;
+	if (rec->offset + rec->length > r->cfg.sizes[rec->volume])
+		return "beyond the end of the volume";
+	while (e && e->number < rec->epoch)
+		e = e->next;
+	if (!e || e->number != rec->epoch || !e->memory)
+		return "digests of an epoch without memory or state";
+	/* In order, and each once: so what they take is bounded. */
+	for (const struct memcheck *c = e->memory->checks; c; c = c->next)
+		if (c->volume > rec->volume ||
+			(c->volume == rec->volume && c->offset >= rec->offset))
+			return "digests out of order";
+	return NULL;
+}
+
+int replica_memory_digests(struct replica *r, const struct record *rec, const uint8_t *payload)
+{
+	struct replica_epoch *e = replica_epoch_get(r, rec->epoch);
+	struct memcheck **at = e ? &e->memory->checks : NULL; /* it is there: it was checked */
+	struct memcheck *c = e ? malloc(sizeof(*c) + rec->payload) : NULL;
+
+	if (!c)
+		return -ENOMEM;
+	c->next = NULL;
+	c->volume = rec->volume;
+	c->offset = rec->offset;
+	c->length = rec->length;
+	memcpy(c->digests, payload, rec->payload);
+	while (*at)
+		at = &(*at)->next;
+	*at = c;
+	return 0;
+}
+
+const char *replica_memory_check(
+	const struct replica *r, const struct record *rec, const uint8_t *payload)
+{
+	const char *why = replica_memory_expected(r, rec, rec->type == RECORD_PAGES);
+
+	if (why)
+		return why;
 	if (rec->type == RECORD_PAGES)
 		return pages_inside(rec, payload, r->cfg.sizes[rec->volume])
 			       ? NULL
@@ -309,6 +372,7 @@ int replica_memory_seal(struct replica *r, struct replica_epoch *e, bool merge)
 		if (m) {
 			m->epoch = next->number;
 			m->has_state = false;
+			replica_memory_free_checks(m); /* of a capture that failed */
 		}
 		return 0;
 	}
@@ -348,7 +412,10 @@ bool replica_memory_take(struct replica *r, struct replica_memory_job *ret_job)
 		return false;
 	*ret_job = (struct replica_memory_job){.m = m,
 		.epoch = m ? m->epoch : 0,
-		.release = m ? m->place == REPLICA_MEMORY_SECOND : true};
+		.release = m ? m->place == REPLICA_MEMORY_SECOND : true,
+		.checks = m ? m->checks : NULL,
+		.state = m ? m->state : NULL,
+		.state_len = m ? m->state_len : 0};
 	r->memory_out = true;
 	return true;
 }

@@ -97,6 +97,8 @@ static const char *replica_check_context(
 	case RECORD_PAGES:
 	case RECORD_STATE:
 		return replica_memory_check(r, rec, payload);
+	case RECORD_CHECK:
+		return replica_memory_check_digests(r, rec);
 	case RECORD_SEAL:
 		while (e && e->number < rec->epoch) {
 			if (!e->sealed)
@@ -294,6 +296,9 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 		else
 			fault_point(FAULT_STANDBY_STATE);
 		return e;
+	case RECORD_CHECK:
+		*ret_keep = false;
+		return replica_memory_digests(r, rec, at + RECORD_HEADER_SIZE);
 	case RECORD_SEAL:
 		replica_journal_seal(r, rec, at);
 		r->rx_at += (uint32_t)size;

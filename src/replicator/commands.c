@@ -317,7 +317,7 @@ struct command_argument {
 static const struct command {
 	const char *name;
 	int (*fn)(struct command_call *c, json_t **ret, struct error *err);
-	struct command_argument arguments[7];
+	struct command_argument arguments[9];
 	unsigned fds;
 } commands[] = {
 	{"query-commands", command_query_commands, {{0}}},
@@ -331,7 +331,8 @@ static const struct command {
 	{"submit", command_submit,
 		{{"epoch", JSON_INTEGER}, {"runs", JSON_INTEGER}, {"table", JSON_INTEGER},
 			{"state-bytes", JSON_INTEGER}, {"state-data", JSON_INTEGER},
-			{"state-offset", JSON_INTEGER}},
+			{"state-offset", JSON_INTEGER}, {"digests", JSON_INTEGER},
+			{"digest-data", JSON_INTEGER}},
 		2},
 	{"seal", command_seal,
 		{{"epoch", JSON_INTEGER}, {"wait", JSON_STRING}, {"timeout-ms", JSON_INTEGER}}},

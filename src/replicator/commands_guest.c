@@ -124,6 +124,10 @@ static int command_submit_arguments(
 	if (r == 0)
 		r = command_number(
 			c, "submit", "state-offset", PAGES_STATE_MAX, &job->state_offset, err);
+	if (r == 0)
+		r = command_number(c, "submit", "digests", far, &job->digests, err);
+	if (r == 0)
+		r = command_number(c, "submit", "digest-data", far, &job->digest_data, err);
 	if (r == 0 && job->state_offset + job->state_bytes > PAGES_STATE_MAX)
 		r = error_set(err, ERROR_USAGE, -ERANGE,
 			"submit: device state has at most %llu bytes",

@@ -56,7 +56,7 @@ struct control {
 	uint64_t last_committed;
 	struct node_counters last;
 	/* of a primary with a guest */
-	uint64_t last_session;
+	uint64_t last_session, last_checks;
 	bool last_connected, last_copied, last_due;
 };
 
@@ -377,6 +377,34 @@ static void control_guest_events(struct control *ctl)
 	ctl->last_due = due;
 }
 
+/* A checkpoint was compared with the secondary's memory and state. */
+static void control_checked(struct control *ctl)
+{
+	const struct memcheck_result *res;
+	struct node *n = ctl->n;
+	json_t *data = NULL, *ranges;
+	uint64_t checks;
+
+	pthread_mutex_lock(&n->lock);
+	checks = n->sender ? sender_checked(n->sender, &res) : 0;
+	if (checks > ctl->last_checks) {
+		ranges = json_array();
+		for (unsigned i = 0; i < res->nranges; i++)
+			json_array_append_new(ranges,
+				json_pack("{s:s,s:I,s:I}", "volume",
+					res->ranges[i].volume == n->nvolumes ? "ram" : "state",
+					"offset", (json_int_t)res->ranges[i].offset, "length",
+					(json_int_t)res->ranges[i].length));
+		data = json_pack("{s:I,s:I,s:I,s:o}", "epoch", (json_int_t)res->epoch, "bytes",
+			(json_int_t)res->bytes, "differ", (json_int_t)res->differ, "ranges",
+			ranges);
+	}
+	pthread_mutex_unlock(&n->lock);
+	ctl->last_checks = checks;
+	if (data)
+		control_event(ctl, "CHECKPOINT_COMPARED", data);
+}
+
 static void control_events(struct control *ctl)
 {
 	json_t *s = answer_status(ctl->n);
@@ -397,6 +425,8 @@ static void control_events(struct control *ctl)
 	}
 	if (ctl->n->guest)
 		control_guest_events(ctl);
+	if (ctl->n->guest)
+		control_checked(ctl);
 	json_decref(s);
 }
 

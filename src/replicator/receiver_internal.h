@@ -54,6 +54,10 @@ struct receiver {
 	struct record ack_received, ack_committed, ack_synced;
 	bool have_received, have_committed, have_synced;
 
+	/* (L) of the newest checkpoint that came with digests */
+	struct memcheck_result checked;
+	bool have_checked;
+
 	bool stopping, disconnected, connected, tls; /* (L) */
 	bool gone;                        /* (L) the link thread takes no requests any more */
 	char peer[128];                   /* (L) */

@@ -33,6 +33,7 @@ static void receiver_end(struct receiver *r, const char *why)
 		log_warning("link to the primary (%s): %s", r->peer, why);
 	pthread_mutex_lock(&n->lock);
 	r->connected = r->have_received = r->have_committed = r->have_synced = false;
+	r->have_checked = false;
 	r->blocked = false;
 	replica_session_end(r->core);
 	r->digests_count = 0;
@@ -109,6 +110,17 @@ static int receiver_answer(struct receiver *r, uint64_t now)
 	return link_write(&r->link, now);
 }
 
+/* (L) What the digests of a checkpoint said; the buffer has at most acknowledgements. */
+static void receiver_say_checked(struct receiver *r)
+{
+	uint8_t payload[MEMCHECK_RANGES * MEMCHECK_RANGE];
+	struct record rec;
+
+	memcheck_put_result(&r->checked, &rec, payload);
+	(void)link_put_data(&r->link, &rec, payload);
+	r->have_checked = false;
+}
+
 /* Acknowledgements and heartbeats. */
 static int receiver_say(struct receiver *r, uint64_t now)
 {
@@ -129,6 +141,8 @@ static int receiver_say(struct receiver *r, uint64_t now)
 		if (r->have_committed)
 			(void)link_put(l, &r->ack_committed, NULL);
 		r->have_received = r->have_committed = r->have_synced = false;
+		if (r->have_checked)
+			receiver_say_checked(r);
 		pthread_mutex_unlock(&r->n->lock);
 		if (link_out_empty(l)) {
 			e = receiver_answer(r, now);

@@ -220,6 +220,12 @@ uint64_t sender_session_id(const struct sender *s)
 	return primary_replicating(&s->core) && s->connected ? s->session : 0;
 }
 
+uint64_t sender_checked(const struct sender *s, const struct memcheck_result **ret_result)
+{
+	*ret_result = &s->checked;
+	return s->checks;
+}
+
 const struct primary *sender_core(const struct sender *s)
 {
 	return &s->core;

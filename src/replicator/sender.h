@@ -62,6 +62,8 @@ uint64_t sender_session_id(const struct sender *s);
 uint8_t *sender_memory(struct sender *s, struct record *rec, uint64_t session);
 /* (L) As primary_checkpoint_seal; waits for room. */
 int sender_checkpoint_seal(struct sender *s, uint64_t session, uint64_t epoch, bool merge);
+/* (L) With a guest: how many checkpoints have been compared so far, and what the newest said. */
+uint64_t sender_checked(const struct sender *s, const struct memcheck_result **ret_result);
 /* (L) To look at. */
 const struct primary *sender_core(const struct sender *s);
 /* (L) Ends this session and begins another at once. */

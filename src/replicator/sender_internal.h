@@ -4,6 +4,7 @@
 #ifndef TANDEM_REPLICATOR_SENDER_INTERNAL_H
 #define TANDEM_REPLICATOR_SENDER_INTERNAL_H
 
+#include "core/memcheck.h"
 #include "replicator/link.h"
 #include "replicator/sender.h"
 #include "replicator/wake.h"
@@ -30,6 +31,9 @@ struct sender {
 	bool connected, tls; /* (L) */
 	char peer[128];      /* (L) */
 	uint64_t heard;      /* (L) */
+
+	struct memcheck_result checked; /* (L) the newest answer to digests of a checkpoint */
+	uint64_t checks;                /* (L) how many there were */
 
 	/* the link thread's own */
 	struct link link;

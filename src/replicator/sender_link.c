@@ -127,6 +127,27 @@ static void sender_note_synced(struct metadata *m, void *ctx)
 	identity_synced(&m->id);
 }
 
+/* A checkpoint was compared there.  NULL, or what is wrong. */
+static const char *sender_take_checked(
+	struct sender *s, const struct record *rec, const uint8_t *payload)
+{
+	struct node *n = s->n;
+	struct memcheck_result res;
+	const char *why = memcheck_take_result(rec, payload, &res);
+
+	for (unsigned i = 0; !why && i < res.nranges; i++)
+		if (res.ranges[i].volume != n->nvolumes && res.ranges[i].volume != n->nvolumes + 1)
+			why = "names a volume that has no digests";
+	if (why)
+		return why;
+	pthread_mutex_lock(&n->lock);
+	s->checked = res;
+	s->checks++;
+	node_changed(n);
+	pthread_mutex_unlock(&n->lock);
+	return NULL;
+}
+
 /* (L) What the peer says: acknowledgements. */
 static int sender_hear(struct sender *s, struct error *err)
 {
@@ -150,6 +171,12 @@ static int sender_hear(struct sender *s, struct error *err)
 
 		if (rec.type == RECORD_GOODBYE)
 			return sender_goodbye(s, &rec, payload, err);
+		if (rec.type == RECORD_CHECKED) {
+			why = sender_take_checked(s, &rec, payload);
+			if (why)
+				break;
+			continue;
+		}
 		if (rec.type != RECORD_ACK_RECEIVED && rec.type != RECORD_ACK_COMMITTED &&
 			rec.type != RECORD_ACK_SYNCED)
 			continue;

@@ -29,6 +29,7 @@ struct submit_job {
 	uint64_t epoch;        /* 0 = the lowest that is not sealed */
 	int table_fd, data_fd; /* owned, -1 = none; may be the same number */
 	uint64_t runs, table, state_bytes, state_data, state_offset;
+	uint64_t digests, digest_data; /* of memory and state at this checkpoint; 0 = none */
 
 	/* when done */
 	int result;

@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "core/compress.h"
+#include "core/memcheck.h"
 #include "core/pages.h"
 #include "replicator/node.h"
 #include "replicator/sender.h"

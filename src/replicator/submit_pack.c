@@ -267,6 +267,41 @@ static int submit_state(struct submitter *s, struct submit_job *job)
 	return 0;
 }
 
+/* Digests of count blocks of one volume, which has size bytes, as CHECKs. */
+static int submit_digests_of(
+	struct submitter *s, struct submit_job *job, uint32_t volume, uint64_t size, uint64_t from)
+{
+	for (uint64_t at = 0; at < size;) {
+		uint64_t len = min_u64(size - at, (uint64_t)MEMCHECK_RECORD * MEMCHECK_BLOCK);
+		struct record rec = {.type = RECORD_CHECK,
+			.volume = volume,
+			.offset = at,
+			.length = len,
+			.payload = (uint32_t)memcheck_blocks(len) * MEMCHECK_DIGEST};
+		int r = submit_read(job->table_fd, s->raw, rec.payload,
+			from + at / MEMCHECK_BLOCK * MEMCHECK_DIGEST);
+
+		if (r < 0)
+			return submit_unreadable(job, r);
+		r = submit_send(s, job, &rec, s->raw);
+		if (r < 0)
+			return r;
+		at += len;
+	}
+	return 0;
+}
+
+static int submit_digests(struct submitter *s, struct submit_job *job)
+{
+	uint64_t memory = s->n->conf->guest_memory, from = job->digest_data;
+	int r = submit_digests_of(s, job, s->n->nvolumes, memory, from);
+
+	return r < 0 ? r
+		     : submit_digests_of(s, job, s->n->nvolumes + 1,
+			       job->state_offset + job->state_bytes,
+			       from + memcheck_blocks(memory) * MEMCHECK_DIGEST);
+}
+
 /* The epoch is the one whose memory may come, and the state has no gap before it. */
 static int submit_check(struct submitter *s, struct submit_job *job)
 {
@@ -294,6 +329,14 @@ static int submit_check(struct submitter *s, struct submit_job *job)
 		return error_set(&job->err, ERROR_USAGE, -EINVAL,
 			"state-offset %llu is behind the end of the state so far (%llu bytes)",
 			(unsigned long long)job->state_offset, (unsigned long long)state_len);
+	if (job->digests &&
+		(!job->state_bytes || job->digests != memcheck_blocks(n->conf->guest_memory) +
+							      memcheck_blocks(job->state_offset +
+									      job->state_bytes)))
+		return error_set(&job->err, ERROR_USAGE, -EINVAL,
+			"%llu digests: they are those of all memory and, with state-bytes, of the "
+			"whole state",
+			(unsigned long long)job->digests);
 	return 0;
 }
 
@@ -319,6 +362,8 @@ void submit_pack(struct submitter *s, struct submit_job *job)
 		fault_point(FAULT_PRIMARY_SUBMIT);
 	if (r == 0 && job->state_bytes)
 		r = submit_state(s, job);
+	if (r == 0 && job->digests)
+		r = submit_digests(s, job);
 	if (job->state_bytes)
 		fault_point(FAULT_PRIMARY_SUBMITTED);
 	job->result = r;

@@ -209,7 +209,7 @@ class Primary(Nodes):
 class Events(Nodes):
     SHOWN = {m['event']: m for m in map(json.loads, re.findall(r'^\{"event": .*\}$', TEXT, re.M))}
     OF_INGEST = {'JOURNAL_FULL'}  # tests/scenario/ingest_limits.py
-    OF_VM_GROUPS = {'SESSION', 'DISKS_IN_SYNC', 'CHECKPOINT_DUE'}
+    OF_VM_GROUPS = {'SESSION', 'DISKS_IN_SYNC', 'CHECKPOINT_DUE', 'CHECKPOINT_COMPARED'}
 
     def subscribe(self, p, node):
         control = self.connect(p, node)
@@ -252,6 +252,17 @@ class Events(Nodes):
         secondary = self.connect(p, 'beta')
         self.assertEqual(one('query-memory', control=secondary), {'size': 1 << 20, 'epoch': epoch})
         self.assertEqual(one('query-state', control=secondary), {'bytes': 5, 'epoch': epoch})
+        # digests that cannot be right: the secondary says what differs, and nothing else happens
+        os.pwrite(memory, bytes(32), 12288)
+        epoch = primary.ask({'execute': 'cut'})['return']['epoch']
+        request = {'execute': 'submit', 'arguments': {'epoch': epoch, **sizes, 'digests': 1, 'digest-data': 12288}}
+        self.assertEqual(primary.ask(request, [memory])['error']['kind'], 'usage')
+        request['arguments']['digests'] = 2
+        self.assertIn('return', primary.ask(request, [memory]))
+        primary.ask({'execute': 'seal'})
+        self.assertEqual(self.until(primary, 'CHECKPOINT_COMPARED'), {
+            'epoch': epoch, 'bytes': (1 << 20) + 5, 'differ': (1 << 20) + 5,
+            'ranges': [{'volume': 'ram', 'offset': 0, 'length': 1 << 20}, {'volume': 'state', 'offset': 0, 'length': 5}]})
         one('checkpoint-begin')
         epoch = primary.ask({'execute': 'cut'})['return']['epoch']
         self.assertEqual(one('abandon', epoch=epoch), {'epoch': epoch, 'into': epoch + 1})

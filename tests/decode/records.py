@@ -19,6 +19,8 @@ KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 (HELLO, WRITE, ZERO, SEAL, SYNC_BEGIN, SYNC_END, ACK_RECEIVED, ACK_COMMITTED, HEARTBEAT,
  GOODBYE, PAGES, STATE) = range(1, 13)
 MAP, MAP_END, ACK_SYNCED, DIGEST, DIFFER = 13, 14, 15, 16, 17
+CHECK, CHECKED = 18, 19
+CHECK_BLOCK = 4 << 20
 COMMIT, DISCARD = 256, 257
 
 PRIMARY, SECONDARY, JOURNAL = "primary", "secondary", "journal"
@@ -70,6 +72,8 @@ RULES = {
     ACK_SYNCED: Rule("ACK_SYNCED", _S, frozenset(("offset",))),
     DIGEST: Rule("DIGEST", _P, frozenset(("volume", "offset", "length")), max_payload=8 + 16 * 64),
     DIFFER: Rule("DIFFER", _S, frozenset(("volume", "offset", "length")), max_payload=16),
+    CHECK: Rule("CHECK", _P, frozenset(("volume", "epoch", "offset", "length")), max_payload=1024 * 16),
+    CHECKED: Rule("CHECKED", _S, frozenset(("epoch", "offset", "length")), max_payload=256 * 24),
     COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
     DISCARD: Rule("DISCARD", _J),
 }
@@ -117,6 +121,19 @@ class Record:
         return text + (" payload=%d" % len(self.payload) if self.payload else "")
 
 
+def _check_ranges(rec):
+    """The reason why a CHECKED is none, or None."""
+    if len(rec.payload) % 24:
+        return "CHECKED with %d bytes of ranges" % len(rec.payload)
+    ranges = [struct.unpack_from("<IIQQ", rec.payload, at) for at in range(0, len(rec.payload), 24)]
+    named = sum(r[3] for r in ranges)
+    if any(r[1] or r[0] >= 64 or r[3] == 0 or r[2] > MAX_NUMBER for r in ranges):
+        return "CHECKED with a range that cannot be"
+    if rec.length > rec.offset or named > rec.length or (named == 0) != (rec.length == 0):
+        return "CHECKED: %d of %d bytes differ, %d are named" % (rec.length, rec.offset, named)
+    return None
+
+
 def _check_rule(rec, rule, place):
     """The reason why the fields break the rule of the type, or None."""
     if place not in rule.places:
@@ -137,6 +154,11 @@ def _check_rule(rec, rule, place):
             return "length %d" % rec.length
         if rec.offset > MAX_NUMBER:
             return "offset %d" % rec.offset
+    if rec.type == CHECK and (rec.offset % CHECK_BLOCK or
+                              len(rec.payload) != (rec.length + CHECK_BLOCK - 1) // CHECK_BLOCK * 16):
+        return "CHECK of %d bytes at %d with %d bytes of digests" % (rec.length, rec.offset, len(rec.payload))
+    if rec.type == CHECKED:
+        return _check_ranges(rec)
     if rec.type == WRITE and rec.length != len(rec.payload):
         return "WRITE of length %d with %d bytes" % (rec.length, len(rec.payload))
     return None

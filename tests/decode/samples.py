@@ -107,6 +107,7 @@ def secondary():
         plain(records.ACK_RECEIVED, epoch=9, offset=3, length=4096 + SIZE - 4096 + 100),
         plain(records.ACK_COMMITTED, epoch=11, offset=4, length=2 * SIZE + 100),
         plain(records.HEARTBEAT),
+        plain(records.CHECKED, epoch=11, offset=8 << 20, length=4096, payload=struct.pack("<IIQQ", 1, 0, 0, 4096)),
         plain(records.ACK_RECEIVED, epoch=12, offset=6, length=2 * SIZE + 1613),
         plain(records.ACK_COMMITTED, epoch=12, offset=6, length=2 * SIZE + 1613),
         plain(records.ACK_COMMITTED, epoch=13, offset=6, length=2 * SIZE + 1613),
@@ -156,6 +157,8 @@ def guest():
         pages(13, [(0, 4096), (4096, 4096)], flags=memory.FLAG_ZSTD, packed=frame),
         write(14, 0, 512),
         state(13, 1000, 4096, flags=memory.FLAG_ZSTD, packed=memory.zstd_compress(bytes(4096))),
+        plain(records.CHECK, epoch=13, volume=1, length=SIZE, payload=data(16)),
+        plain(records.CHECK, epoch=13, volume=2, length=5096, payload=data(16)),
         plain(records.SEAL, epoch=13, offset=3, length=50 + 8192 + 4096),
         plain(records.GOODBYE, offset=1),
     ]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One direction of one connection, and both together, against docs/stream.md ("Session")."""
 import records
-from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, Cut, DIFFER, DIGEST, GOODBYE, HEARTBEAT, HELLO, MAP,
+from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, CHECK, Cut, DIFFER, DIGEST, GOODBYE, HEARTBEAT, HELLO, MAP,
                      MAP_END, PRIMARY, RULES, SEAL, PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, Violation)
 
 
@@ -25,6 +25,7 @@ class Stream:
         self.sync_counts = [0, 0]  # since SYNC_BEGIN
         self.blob = 0  # bytes of the state blob
         self.stated = set()  # open epochs that have a STATE
+        self.checked = (0, 0, 0)  # epoch, volume and end of the newest CHECK
         self.disk_epoch = 0  # newest epoch of a disk's change
         self.ended_epochs = set()  # closed, also those that were merged into the next
         self.totals = {}  # closed epoch -> (changes, bytes) of all epochs up to it
@@ -160,6 +161,22 @@ class Stream:
             self._sync_end(rec)
         elif rec.type == SEAL:
             self._seal(rec)
+        elif rec.type == CHECK:
+            self._digests(rec)
+
+    def _digests(self, rec):
+        """A CHECK: with memory or state of its epoch before it, and none of a lower epoch open."""
+        if rec.volume >= len(self.hello.volumes) or \
+                self.hello.volumes[rec.volume][3] == records.KIND_DISK:
+            raise Violation(rec.position, "CHECK of volume %d" % rec.volume)
+        if rec.offset + rec.length > self.hello.volumes[rec.volume][1]:
+            raise Violation(rec.position, "CHECK beyond the end of the volume")
+        if rec.epoch not in self.open or min(self.open) < rec.epoch:
+            raise Violation(rec.position, "CHECK of epoch %d, which has no memory yet" % rec.epoch)
+        at = (rec.epoch, rec.volume, rec.offset)
+        if at < self.checked:
+            raise Violation(rec.position, "CHECK out of order")
+        self.checked = (rec.epoch, rec.volume, rec.offset + rec.length)
 
     def _map(self, rec):
         """A piece of a dirty map: behind the one before it, with at least one block in it."""

@@ -224,7 +224,7 @@ class Program(unittest.TestCase):
             code, out, err = self.run_main("stream", paths["p"], paths["s"])
             self.assertEqual((code, err, len(out.splitlines())), (0, "", 2))
             code, out, err = self.run_main("pair", paths["p"], paths["s"], "--dump")
-            self.assertEqual((code, err, len(out.splitlines())), (0, "", 33))
+            self.assertEqual((code, err, len(out.splitlines())), (0, "", 34))
             code, out, err = self.run_main("pair", paths["s"], paths["p"])
             self.assertEqual(code, 1)
             code, out, err = self.run_main("stream", paths["p"], paths["cut"])

@@ -16,7 +16,8 @@ from samples import GUEST, SIZE, hello_payload, plain, write, zero
 # Index of the items of samples.primary() and samples.secondary() that the tables below spoil.
 P = dict(hello=0, begin=1, sync_write=2, sync_zero=3, guest_write=4, sync_end=6, write=7, zero=8,
          heartbeat=9, seal12=10, seal13=11, write14=12, unknown=14, seal14=16, goodbye=17)
-S = dict(hello=0, map=1, map_end=2, synced=3, received1=4, committed1=5, received2=7, committed2=8, goodbye=12)
+S = dict(hello=0, map=1, map_end=2, synced=3, received1=4, committed1=5, checked=7, received2=8,
+         committed2=9, goodbye=13)
 
 
 class Base(unittest.TestCase):
@@ -37,7 +38,7 @@ class Good(Base):
     def test_pair(self):
         p = stream.check(samples.join(samples.primary()))
         s = stream.check(samples.join(samples.secondary()))
-        self.assertEqual((p.count, s.count), (18, 13))
+        self.assertEqual((p.count, s.count), (18, 14))
         stream.check_pair(p, s)
 
     def test_cut_anywhere(self):
@@ -167,6 +168,11 @@ SECONDARY_FIELDS = [
     ("synced", dict(kind=MAP_END, offset=0), "MAP_END behind MAP_END"),
     ("synced", dict(epoch=11), "ACK_SYNCED has no epoch"),
     ("synced", dict(offset=0, kind=SYNC_BEGIN, epoch=1), "does not come from the secondary"),
+    ("checked", dict(length=4095), "4095 of 8388608 bytes differ, 4096 are named"),
+    ("checked", dict(offset=4000), "4096 of 4000 bytes differ"),
+    ("checked", dict(payload=b""), "4096 of 8388608 bytes differ, 0 are named"),
+    ("checked", dict(payload=bytes(25)), "25 bytes of ranges"),
+    ("checked", dict(payload=bytes(24)), "a range that cannot be"),
     ("received2", dict(offset=2), "ACK_RECEIVED goes back"),
     ("received2", dict(length=0), "ACK_RECEIVED goes back"),
     ("received2", dict(epoch=8), "ACK_RECEIVED goes back"),
@@ -315,7 +321,7 @@ class Order(Base):
 class Guest(Base):
     """Memory and state of a guest."""
     G = dict(sync_pages=4, sync_end=5, lz4=7, state11=8, seal11=9, pages12=10, merge=12, zstd=13,
-             state13=15, seal13=16)
+             state13=15, check_ram=16, check_state=17, seal13=18)
 
     def test_good(self):
         done = stream.check(samples.join(samples.guest()))
@@ -354,6 +360,11 @@ class Guest(Base):
                 ("state13", "the blob has 3000", dict(offset=3001)),
                 ("seal13", "there were 3", dict(offset=2)),
                 ("sync_end", "there were 3", dict(offset=2)),
+                ("check_ram", "CHECK of volume 0", dict(volume=0)),
+                ("check_ram", "which has no memory yet", dict(epoch=15)),
+                ("check_ram", "CHECK of 1048576 bytes at 4096", dict(offset=4096)),
+                ("check_ram", "at 0 with 16", dict(length=(4 << 20) + 1)),
+                ("check_state", "CHECK out of order", dict(volume=1, length=4096)),
                 ("zstd", "bytes in a PAGES of", dict(length=4096))):
             with self.subTest(reason=reason, change=change):
                 self.spoiled(name, reason, **change)

@@ -506,6 +506,87 @@ static void waits_for_checkpoints_have_an_end(void **state)
 	pair_free(w);
 }
 
+/* Digests of an epoch come out with its job, are no changes, and go with an abandoned one. */
+static void digests_go_with_their_epoch(void **state)
+{
+	struct pair *w = pair_new();
+	struct record rec = {.type = RECORD_CHECK,
+		.volume = 1,
+		.length = RAM,
+		.payload = memcheck_blocks(RAM) * MEMCHECK_DIGEST};
+	struct replica_memory_job job;
+	uint64_t epoch;
+	uint8_t *slot;
+
+	pair_first(w, RECORD_SYNC_IN_PLACE, 1, 2, "one");
+	pair_link(w);
+	pair_disks(w);
+	pair_memory(w);
+	for (int merge = 1; merge >= 0; merge--) {
+		assert_int_equal(primary_checkpoint_cut(&w->p, 1, &epoch), 0);
+		pair_page(w, 0, 3);
+		if (merge) {
+			slot = primary_memory(&w->p, &rec, 1);
+			assert_non_null(slot);
+			memset(slot + RECORD_HEADER_SIZE, 7, rec.payload);
+			queue_publish(slot, &rec);
+		}
+		pair_state(w, 0, "two");
+		assert_int_equal(primary_checkpoint_seal(&w->p, epoch, merge, 2), 0);
+	}
+	pair_link(w);
+	pair_disks(w);
+	assert_true(replica_memory_take(w->r, &job));
+	assert_null(job.checks);
+	replica_memory_apply(w->r, &job, pair_zero, w);
+	replica_memory_done(w->r, &job);
+
+	assert_int_equal(primary_checkpoint_cut(&w->p, 3, &epoch), 0);
+	pair_state(w, 0, "three");
+	slot = primary_memory(&w->p, &rec, 3);
+	assert_non_null(slot);
+	memset(slot + RECORD_HEADER_SIZE, 8, rec.payload);
+	queue_publish(slot, &rec);
+	assert_int_equal(primary_checkpoint_seal(&w->p, epoch, false, 4), 0);
+	pair_link(w);
+	pair_disks(w);
+	assert_true(replica_memory_take(w->r, &job));
+	assert_non_null(job.checks);
+	assert_null(job.checks->next);
+	assert_int_equal(job.epoch, epoch);
+	assert_int_equal(job.checks->length, RAM);
+	assert_int_equal(job.checks->digests[0], 8);
+	assert_int_equal(job.state_len, strlen("three"));
+	replica_memory_apply(w->r, &job, pair_zero, w);
+	replica_memory_done(w->r, &job);
+	pair_free(w);
+}
+
+static void comparison_round_trip(void **state)
+{
+	uint8_t payload[MEMCHECK_RANGES * MEMCHECK_RANGE], whole[16], parts[16];
+	struct memcheck_result a = {.epoch = 5, .bytes = 1ull << 40}, b;
+	struct record rec;
+
+	memcheck_digest("abcdef", 6, NULL, 0, whole);
+	memcheck_digest("abc", 3, "def", 3, parts);
+	assert_memory_equal(whole, parts, sizeof(whole));
+	memcheck_add(&a, 1, 0, 10);
+	memcheck_add(&a, 1, 10, 10); /* joins */
+	memcheck_add(&a, 2, 20, 10);
+	assert_int_equal(a.nranges, 2);
+	for (unsigned i = 0; i < MEMCHECK_RANGES; i++)
+		memcheck_add(&a, 1, 100 * (i + 1), 10);
+	assert_int_equal(a.nranges, MEMCHECK_RANGES);
+	memcheck_put_result(&a, &rec, payload);
+	assert_null(memcheck_take_result(&rec, payload, &b));
+	assert_int_equal(b.differ, 30 + 10 * MEMCHECK_RANGES);
+	assert_int_equal(b.nranges, a.nranges);
+	assert_int_equal(b.ranges[1].volume, 2);
+	rec.length = 5; /* less than is named */
+	assert_non_null(memcheck_take_result(&rec, payload, &b));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -517,6 +598,8 @@ int main(void)
 		cmocka_unit_test(abandoned_goes_with_the_next),
 		cmocka_unit_test(checkpoints_have_a_limit),
 		cmocka_unit_test(waits_for_checkpoints_have_an_end),
+		cmocka_unit_test(digests_go_with_their_epoch),
+		cmocka_unit_test(comparison_round_trip),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
