@@ -84,6 +84,7 @@ int cmd_secondary(struct cli *cli, struct error *err);
 int cmd_run(struct cli *cli, struct error *err);
 int cmd_standby(struct cli *cli, struct error *err);
 int cmd_switchover(struct cli *cli, struct error *err);
+int cmd_verify(struct cli *cli, struct error *err);
 int cmd_status(struct cli *cli, struct error *err);
 int cmd_pending(struct cli *cli, struct error *err);
 int cmd_cut(struct cli *cli, struct error *err);

@@ -131,6 +131,13 @@ const struct command commands[] = {
 		"checkpoint is committed, it goes on at the other node, and this one becomes the "
 		"standby.",
 		options_none, cmd_switchover},
+	{"verify", "compare a guest's memory on both nodes",
+		"On the node where the guest runs, while it is protected: compares all memory and "
+		"the\n"
+		"device state with what the other node holds at one checkpoint. What differs is "
+		"named\n"
+		"and sent again.",
+		options_none, cmd_verify},
 	{"status", "show what a node does",
 		"Shows role, state and its reason, epochs, lag, synchronisation, disks and link.",
 		options_status, cmd_status},

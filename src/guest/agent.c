@@ -66,6 +66,7 @@ static struct agent *agent_free(struct agent *a)
 	a->repl = repl_free(a->repl, AGENT_REPL_END_MS);
 	agent_ram_end(a);
 	agent_server_end(a);
+	agent_verify_end(a);
 	if (a->signals >= 0)
 		close(a->signals);
 	free(a);

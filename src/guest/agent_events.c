@@ -46,6 +46,8 @@ static void repl_event(struct agent *a, const json_t *event)
 		a->due = true;
 	} else if (!strcmp(name, "EPOCH_COMMITTED")) {
 		repl_committed(a, repl_u64(data, "epoch", NULL));
+	} else if (!strcmp(name, "CHECKPOINT_COMPARED")) {
+		agent_verify_compared(a, data);
 	} else if (!strcmp(name, "STATE")) {
 		role = json_string_value(json_object_get(data, "role"));
 		reason = json_string_value(json_object_get(data, "reason"));

@@ -44,6 +44,15 @@ struct agent_client {
 	json_int_t id; /* of its newest request */
 };
 
+/* A comparison of both sides' memory and state that somebody has asked for. */
+struct agent_verify {
+	struct agent_client *client; /* NULL = none */
+	bool wanted;                 /* with the next checkpoint */
+	uint8_t *digests, *buf;      /* allocated with the first one */
+	uint64_t count;              /* digests of the checkpoint under way */
+	uint64_t epoch;              /* that they went with */
+};
+
 struct agent {
 	const struct agent_options *o;
 	const struct conf *conf;
@@ -87,6 +96,7 @@ struct agent {
 	struct agent_client clients[AGENT_CLIENTS];
 	struct agent_client *switchover; /* who asked for it; answered when it is over */
 	bool switching;
+	struct agent_verify verify;
 	bool stop;       /* SIGTERM, SIGINT */
 	bool ended;      /* the guest ended by itself */
 	char how[64];    /* it ended */
@@ -120,6 +130,8 @@ struct staging *agent_slot(struct agent *a);
 
 /* checkpoint.c.  -EREMOTEIO: the replicator refused, the session is over or void; others: QEMU. */
 int checkpoint(struct agent *a, struct staging *slot, struct error *err);
+/* The next one brings these pages, whatever the tracking says. */
+void checkpoint_owe(struct agent *a, const struct runs *more);
 
 /* agent_standby.c */
 int agent_standby_wait(struct agent *a, struct error *err);
@@ -129,7 +141,20 @@ int agent_standby_resume(struct agent *a, struct error *err);
 /* agent_switchover.c: a last checkpoint, then the other side goes on. */
 int agent_switchover(struct agent *a, struct error *err);
 
+/* agent_verify.c.  In a checkpoint where a verify is wanted: memory (in the pause), then state;
+ * the number of all digests. */
+int agent_verify_begin(struct agent *a, struct agent_client *c, struct error *err);
+int agent_verify_memory(struct agent *a, struct error *err);
+uint64_t agent_verify_state(struct agent *a);
+void agent_verify_sent(struct agent *a, uint64_t epoch);
+/* The replicator says what was found; or there will be no answer. */
+void agent_verify_compared(struct agent *a, const json_t *data);
+void agent_verify_failed(struct agent *a, const char *why);
+void agent_verify_gone(struct agent *a, const struct agent_client *c);
+void agent_verify_end(struct agent *a);
+
 /* agent_server.c */
+void agent_server_return(struct agent_client *c, json_t *answer); /* takes it */
 int agent_server_start(struct agent *a, struct error *err);
 void agent_server_accept(struct agent *a);
 void agent_server_read(struct agent *a, struct agent_client *c);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* RUN_DIR/agent.sock: what only the agent can do or knows, as JSON lines like the replicator's
- * control socket: query-guest, switchover, shutdown (docs/guest.md).  A line at a time, small
- * answers. */
+ * control socket: query-guest, switchover, verify, shutdown (docs/guest.md).  A line at a time,
+ * small answers. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +57,7 @@ static void server_drop(struct agent *a, struct agent_client *c)
 {
 	if (a->switchover == c)
 		a->switchover = NULL;
+	agent_verify_gone(a, c);
 	close(c->fd);
 	c->fd = -1;
 	c->len = 0;
@@ -136,6 +137,11 @@ static int server_compare(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+void agent_server_return(struct agent_client *c, json_t *answer)
+{
+	server_say(c, json_pack("{s:o,s:I}", "return", answer, "id", c->id));
+}
+
 /* The i-th last checkpoint, from 0. */
 static const struct checkpoint_times *server_sample(const struct agent *a, uint64_t i)
 {
@@ -202,6 +208,10 @@ static void server_line(struct agent *a, struct agent_client *c, const char *lin
 			a->switchover ? "one is under way"
 				      : "the guest does not run here: ask the primary");
 		agent_server_answer(c, -1, &err);
+	} else if (what && !strcmp(what, "verify")) {
+		/* answered when the secondary has */
+		if (agent_verify_begin(a, c, &err) < 0)
+			agent_server_answer(c, -1, &err);
 	} else if (what && !strcmp(what, "shutdown")) {
 		a->stop = true;
 		agent_server_answer(c, 0, NULL);

@@ -28,6 +28,8 @@ void agent_session_lost(struct agent *a)
 	a->arm = false;
 	runs_clear(&a->todo);
 	a->todo_at = 0;
+	if (a->verify.client)
+		agent_verify_failed(a, "the link was lost");
 	/* What the replicator was reading is void; it answers what it was asked all the same. */
 }
 

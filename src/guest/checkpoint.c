@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/memcheck.h"
 #include "guest/agent_internal.h"
 #include "guest/qmp.h"
 #include "util/clock.h"
@@ -18,7 +19,7 @@
 #define CHECKPOINT_AHEAD 256 /* pages of the last one from which copying ahead pays */
 
 /* What was taken from the tracking stays owed. */
-static void checkpoint_owe(struct agent *a, const struct runs *more)
+void checkpoint_owe(struct agent *a, const struct runs *more)
 {
 	struct runs u = a->scratch;
 
@@ -74,6 +75,8 @@ static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpo
 		*ret_data = staging_copy(s, a->track->image, &a->pause);
 	if (e == 0)
 		fault_point(FAULT_AGENT_COPY);
+	if (e == 0)
+		e = agent_verify_memory(a, err);
 	now = clock_ns();
 	t->copy = now - began;
 	began = now;
@@ -103,6 +106,9 @@ static int checkpoint_send(struct agent *a, struct staging *s, uint64_t ahead_da
 		u.state_offset = a->ds.head.len;
 	(void)staging_bytes(s, a->ds.dev.p, a->ds.dev.len);
 	u.state_bytes = s->used - u.state_data;
+	u.digests = agent_verify_state(a);
+	u.digest_data =
+		u.digests ? staging_bytes(s, a->verify.digests, u.digests * MEMCHECK_DIGEST) : 0;
 	s->busy = true;
 	s->epoch = epoch;
 	r = repl_submit(a->repl, &u, &s->submit, err);
@@ -176,6 +182,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	runs_clear(&a->carry);
 	a->head_due = false;
 	a->sealed = epoch;
+	agent_verify_sent(a, epoch);
 	checkpoint_note(a, &t);
 	return 0;
 }

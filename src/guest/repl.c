@@ -247,6 +247,10 @@ int repl_submit(struct repl *p, const struct repl_submit *s, json_int_t *ret_id,
 		json_object_set_new(a, "state-data", json_integer((json_int_t)s->state_data));
 		json_object_set_new(a, "state-offset", json_integer((json_int_t)s->state_offset));
 	}
+	if (s->digests) {
+		json_object_set_new(a, "digests", json_integer((json_int_t)s->digests));
+		json_object_set_new(a, "digest-data", json_integer((json_int_t)s->digest_data));
+	}
 	return rpc_send_fds(&p->c, "submit", a, s->fds, s->nfds,
 		clock_ns() + REPL_COMMAND_MS * NS_PER_MS, ret_id, err);
 }

@@ -45,6 +45,7 @@ struct repl_submit {
 	uint64_t epoch; /* 0 = the lowest that is not sealed, or the open one */
 	uint64_t runs, table;
 	uint64_t state_bytes, state_data, state_offset;
+	uint64_t digests, digest_data; /* count (0 = none), and where they are */
 	int fds[2];
 	unsigned nfds;
 };

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# `tandem verify` of a running guest: memory and device state are equal on both nodes under memory and disk load, with each
+# way of capture and of tracking; one byte that is changed in the secondary's RAM image is found, named, and put right.
+# usage: tests/scenario/guest_verify.sh BUILD_DIR [SEED [TIMES]]    (output in the manner of TAP)
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+[ $# -ge 1 ] && [ $# -le 3 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
+build=$(cd "$1" && pwd) seed=${2:-$((RANDOM % 32768))} times=${3:-3}
+# shellcheck source=../guest/lib.sh
+. "$here/../guest/lib.sh"
+# shellcheck source=../guest/vm.sh
+. "$here/../guest/vm.sh"
+trap rig_cleanup EXIT
+trap 'exit 130' INT TERM
+vm_mode=agree-raw
+
+count=0
+step() {
+  local name=$1
+  shift
+  count=$((count + 1))
+  if "$@"; then
+    echo "ok $count - $name"
+    return
+  fi
+  echo "not ok $count - $name"
+  echo "# $why"
+  echo "# seed $seed"
+  rig_logs | sed 's/^/# /'
+  exit 1
+}
+
+protected() {
+  rig_cleanup
+  trap 'exit 130' INT TERM
+  node_pid=()
+  vm_new "$build/tandem" "$seed" && rig_init || return 1
+  vm_start beta standby
+  vm_start alpha run
+  vm_goes_on alpha 3 120 && rig_wait_state alpha protected 60
+}
+
+# No run of the guest may stop for it.
+clean() {
+  local i lines
+  for ((i = 0; i < times; i++)); do
+    lines=$(vm_lines alpha)
+    said=$(rig_run alpha verify) || { rig_fail "verify: $said $(rig_reason)"; return 1; }
+    vm_goes_on alpha "$((lines + 2))" 30 || return 1
+  done
+}
+
+# image OFFSET: turns over the bits of one byte of the RAM image that beta's replicator holds
+damage() {
+  python3 - "$rig_dir/beta/run/control.sock" "$1" <<'END'
+import json, os, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+got, fds = b'', []
+s.sendall(b'{"execute": "query-memory"}\n')
+while got.count(b'\n') < 2:
+    data, more, _, _ = socket.recv_fds(s, 65536, 1)
+    got, fds = got + data, fds + more
+assert json.loads(got.splitlines()[1])['return']['size'] > int(sys.argv[2])
+byte = os.pread(fds[0], 1, int(sys.argv[2]))
+os.pwrite(fds[0], bytes([byte[0] ^ 255]), int(sys.argv[2]))
+END
+}
+
+# The kernel's own code: the guest does not write it. In a block of 4 MiB, whose range must be named.
+found() {
+  local at=$((0x1100000)) code
+  damage "$at" || { rig_fail "the image cannot be reached"; return 1; }
+  said=$(rig_run alpha verify)
+  code=$?
+  [ "$code" -eq 1 ] || { rig_fail "verify ends with $code and says: $said"; return 1; }
+  [ "$said" = "memory differs: bytes $((at / 4194304 * 4194304)) to $(((at / 4194304 + 1) * 4194304 - 1))" ] ||
+    { rig_fail "verify says: $said"; return 1; }
+  grep -q 'memory differs from the primary' "$rig_dir/beta.log" || rig_fail "beta has not logged it"
+}
+
+refused() {
+  rig_run beta verify >>"$rig_dir/commands.log" && { rig_fail "verify on the standby did something"; return 1; }
+  rig_reason | grep -q 'is not protected here' || rig_fail "it says: $(rig_reason)"
+}
+
+"$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
+for way in "fifo uffd" "migrate uffd" "fifo shadow" "migrate soft-dirty"; do
+  read -r capture tracking <<<"$way"
+  vm_keys=$(printf 'capture = %s\ntracking = %s' "$capture" "$tracking")
+  if ! protected; then
+    if grep -q "tracking.*$tracking.*\(not\|lack\|cannot\)" "$rig_dir/alpha.log"; then
+      count=$((count + 1))
+      echo "ok $count - $way # SKIP $(grep -m 1 "$tracking" "$rig_dir/alpha.log")"
+      continue
+    fi
+    step "$way: the guest is protected" false
+  fi
+  step "$way: equal, $times times under load" clean
+  echo "# $said"
+  step "$way: one byte of the secondary's memory is found" found
+  step "$way: and is put right" clean
+done
+step "the standby has nothing to compare" refused
+echo "1..$count"
