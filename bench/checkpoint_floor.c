@@ -115,7 +115,7 @@ static void naive(const char *dir, unsigned count, struct error *err)
 		must(qmp_run(&vm.q, "stop", NULL, NULL, err), err);
 		must(qmp_run(&vm.q, "migrate", json_pack("{s:s}", "uri", uri), NULL, err), err);
 		migrated(err);
-		must(qmp_run(&vm.q, "cont", NULL, NULL, err), err);
+		must(qmp_cont(&vm.q, err), err);
 		printf("%" PRIu64 " ", clock_ns() - began);
 		pthread_join(thread, NULL);
 	}

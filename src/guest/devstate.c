@@ -134,7 +134,7 @@ int devstate_finish(struct devstate *d, struct error *err)
 	int r = devstate_ops(d)->finish(d, err);
 
 	if (r < 0 && d->running)
-		(void)qmp_run(d->q, "cont", NULL, NULL, NULL);
+		(void)qmp_cont(d->q, NULL);
 	return r;
 }
 
@@ -153,7 +153,7 @@ static int devstate_capture(struct devstate *d, const struct devstate_ops *ops, 
 	if (r == 0)
 		r = ops->finish(d, err);
 	if (r < 0 && d->running)
-		(void)qmp_run(d->q, "cont", NULL, NULL, NULL);
+		(void)qmp_cont(d->q, NULL);
 	return r;
 }
 

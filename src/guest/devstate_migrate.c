@@ -55,7 +55,7 @@ static int devstate_migrate_begin(struct devstate *d, struct error *err)
 		strcat(uri, d->path);
 		r = qmp_run(d->q, "migrate", json_pack("{s:s}", "uri", uri), NULL, err);
 		if (r < 0 && d->running)
-			(void)qmp_run(d->q, "cont", NULL, NULL, NULL);
+			(void)qmp_cont(d->q, NULL);
 	}
 	if (r < 0)
 		devstate_migrate_close(d);
@@ -108,7 +108,7 @@ static int devstate_migrate_finish(struct devstate *d, struct error *err)
 	if (r == 0)
 		fault_point(FAULT_AGENT_STATE);
 	if (r == 0 && d->running)
-		r = qmp_run(d->q, "cont", NULL, NULL, err);
+		r = qmp_cont(d->q, err);
 	return r;
 }
 

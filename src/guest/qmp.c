@@ -3,6 +3,7 @@
 #include "guest/qmp.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -79,4 +80,25 @@ int qmp_status(struct rpc *q, char *buf, size_t len, struct error *err)
 	snprintf(buf, len, "%s", json_string_value(json_object_get(value, "status")));
 	json_decref(value);
 	return 0;
+}
+
+int qmp_cont(struct rpc *q, struct error *err)
+{
+	uint64_t end = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
+	struct error refused = {0};
+	char status[32];
+
+	for (;;) {
+		int r = qmp_run(q, "cont", NULL, NULL, &refused);
+
+		if (r == 0 || r != -EREMOTEIO || clock_ns() >= end ||
+			qmp_status(q, status, sizeof(status), NULL) < 0 ||
+			(strcmp(status, "finish-migrate") != 0 &&
+				!strstr(refused.text, "not finalized"))) {
+			if (r < 0 && err)
+				*err = refused;
+			return r;
+		}
+		(void)poll(NULL, 0, 1);
+	}
 }

@@ -24,5 +24,8 @@ int qmp_getfd(struct rpc *q, const char *name, int fd, struct error *err);
 bool qmp_has_command(struct rpc *q, const char *name);
 /* "running", "paused", ... */
 int qmp_status(struct rpc *q, char *buf, size_t len, struct error *err);
+/* The vCPUs go on.  Also right behind a migration: when QEMU says "completed" it may be some
+ * microseconds from being through with it, and refuses "cont" until then. */
+int qmp_cont(struct rpc *q, struct error *err);
 
 #endif

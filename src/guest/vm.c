@@ -174,7 +174,7 @@ int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err)
 
 int vm_cont(struct vm *vm, struct error *err)
 {
-	return qmp_run(&vm->q, "cont", NULL, NULL, err);
+	return qmp_cont(&vm->q, err);
 }
 
 /* QEMU's section of type 6: an empty description. */

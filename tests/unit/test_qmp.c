@@ -87,6 +87,26 @@ static void a_refusal_has_qemus_words(void **state)
 	close(peer);
 }
 
+static void cont_waits_for_the_end_of_a_migration(void **state)
+{
+	struct error err = {0};
+	int peer;
+	struct rpc *q =
+		qmp_with("{\"error\": {\"class\": \"GenericError\", \"desc\": \"Migration is not "
+			 "finalized yet\"}, \"id\": 2}\n{\"return\": {\"status\": "
+			 "\"finish-migrate\"}, \"id\": 3}\n{\"return\": {}, \"id\": 4}\n"
+			 "{\"error\": {\"class\": \"GenericError\", \"desc\": \"a disk failed\"}, "
+			 "\"id\": 5}\n{\"return\": {\"status\": \"io-error\"}, \"id\": 6}\n",
+			&peer);
+
+	assert_int_equal(qmp_cont(q, &err), 0);
+	assert_int_equal(err.code, 0);
+	assert_int_equal(qmp_cont(q, &err), -EREMOTEIO);
+	assert_string_equal(err.text, "QEMU: cont: a disk failed");
+	rpc_deinit(q);
+	close(peer);
+}
+
 static void silence_end_and_garbage_are_told_apart(void **state)
 {
 	struct error err = {0};
@@ -171,6 +191,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(answers_are_matched_by_id),
 		cmocka_unit_test(a_refusal_has_qemus_words),
+		cmocka_unit_test(cont_waits_for_the_end_of_a_migration),
 		cmocka_unit_test(silence_end_and_garbage_are_told_apart),
 		cmocka_unit_test(descriptors_travel_with_lines),
 		cmocka_unit_test(a_real_qemu_answers),
