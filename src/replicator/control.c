@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "replicator/commands.h"
-#include "replicator/sender.h"
+#include "replicator/events.h"
 #include "replicator/wake.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -51,13 +51,7 @@ struct control {
 	int listener;
 	char path[108];
 	struct control_client clients[CONTROL_CLIENTS];
-	/* what the newest events told; "" and 0 before */
-	char last_state[32];
-	uint64_t last_committed;
-	struct node_counters last;
-	/* of a primary with a guest */
-	uint64_t last_session, last_checks;
-	bool last_connected, last_copied, last_due;
+	struct events news;
 };
 
 static void control_drop(struct control *ctl, struct control_client *c)
@@ -334,117 +328,15 @@ static void control_check_waits(struct control *ctl, struct control_client *c)
 	}
 }
 
-static void control_event(struct control *ctl, const char *name, json_t *data)
+static void control_event(void *ctx, const char *name, json_t *data)
 {
+	struct control *ctl = ctx;
+
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
 		if (ctl->clients[i].fd >= 0 && ctl->clients[i].events)
 			control_send(ctl, &ctl->clients[i],
 				json_pack("{s:s,s:O}", "event", name, "data", data), -1);
 	json_decref(data);
-}
-
-/* What the controller of a guest must know. */
-static void control_guest_events(struct control *ctl)
-{
-	struct node *n = ctl->n;
-	struct sender_status st = {0};
-	bool copied, connected, due;
-
-	pthread_mutex_lock(&n->lock);
-	if (n->sender)
-		sender_get_status(n->sender, &st);
-	connected = n->sender && sender_session_id(n->sender);
-	pthread_mutex_unlock(&n->lock);
-	copied = connected && st.disks_copied;
-	due = connected && copied && st.max_bytes && st.open_bytes >= st.max_bytes;
-	if (ctl->last_connected && (!connected || st.session != ctl->last_session)) {
-		ctl->last_connected = ctl->last_copied = ctl->last_due = false;
-		control_event(ctl, "SESSION", json_pack("{s:b}", "connected", false));
-	}
-	if (connected && !ctl->last_connected)
-		control_event(ctl, "SESSION",
-			json_pack("{s:b,s:I}", "connected", true, "epoch", (json_int_t)st.open));
-	if (copied && !ctl->last_copied)
-		control_event(
-			ctl, "DISKS_IN_SYNC", json_pack("{s:I}", "epoch", (json_int_t)st.open));
-	if (due && !ctl->last_due)
-		control_event(ctl, "CHECKPOINT_DUE",
-			json_pack("{s:I,s:I}", "epoch", (json_int_t)st.open, "bytes",
-				(json_int_t)st.open_bytes));
-	ctl->last_session = st.session;
-	ctl->last_connected = connected;
-	ctl->last_copied = copied;
-	ctl->last_due = due;
-}
-
-/* A checkpoint was compared with the secondary's memory and state. */
-static void control_checked(struct control *ctl)
-{
-	const struct memcheck_result *res;
-	struct node *n = ctl->n;
-	json_t *data = NULL, *ranges;
-	uint64_t checks;
-
-	pthread_mutex_lock(&n->lock);
-	checks = n->sender ? sender_checked(n->sender, &res) : 0;
-	if (checks > ctl->last_checks) {
-		ranges = json_array();
-		for (unsigned i = 0; i < res->nranges; i++)
-			json_array_append_new(ranges,
-				json_pack("{s:s,s:I,s:I}", "volume",
-					res->ranges[i].volume == n->nvolumes ? "ram" : "state",
-					"offset", (json_int_t)res->ranges[i].offset, "length",
-					(json_int_t)res->ranges[i].length));
-		data = json_pack("{s:I,s:I,s:I,s:o}", "epoch", (json_int_t)res->epoch, "bytes",
-			(json_int_t)res->bytes, "differ", (json_int_t)res->differ, "ranges",
-			ranges);
-	}
-	pthread_mutex_unlock(&n->lock);
-	ctl->last_checks = checks;
-	if (data)
-		control_event(ctl, "CHECKPOINT_COMPARED", data);
-}
-
-static void control_events(struct control *ctl)
-{
-	json_t *s = answer_status(ctl->n);
-	const char *state = json_string_value(json_object_get(s, "state"));
-	uint64_t committed = (uint64_t)json_integer_value(
-		json_object_get(json_object_get(s, "epoch"), "committed"));
-
-	if (strcmp(state, ctl->last_state) != 0) {
-		snprintf(ctl->last_state, sizeof(ctl->last_state), "%s", state);
-		control_event(ctl, "STATE",
-			json_pack("{s:s,s:O,s:O}", "state", state, "reason",
-				json_object_get(s, "reason"), "role", json_object_get(s, "role")));
-	}
-	if (committed != ctl->last_committed) {
-		ctl->last_committed = committed;
-		control_event(
-			ctl, "EPOCH_COMMITTED", json_pack("{s:I}", "epoch", (json_int_t)committed));
-	}
-	if (ctl->n->guest)
-		control_guest_events(ctl);
-	if (ctl->n->guest)
-		control_checked(ctl);
-	json_decref(s);
-}
-
-static void control_counted(struct control *ctl)
-{
-	struct node_counters c;
-
-	status_counters(ctl->n, &c);
-	if (c.discards != ctl->last.discards)
-		control_event(ctl, "EPOCH_DISCARDED",
-			json_pack("{s:I,s:I}", "epoch", (json_int_t)c.discarded, "epochs",
-				(json_int_t)(c.discards - ctl->last.discards)));
-	if (c.syncs != ctl->last.syncs)
-		control_event(ctl, "SYNC_COMPLETED",
-			json_pack("{s:I}", "bytes", (json_int_t)c.sync_bytes));
-	if (c.fulls != ctl->last.fulls)
-		control_event(ctl, "JOURNAL_FULL", json_object());
-	ctl->last = c;
 }
 
 static void control_accept(struct control *ctl)
@@ -512,12 +404,10 @@ static void *control_main(void *arg)
 				control_read(ctl, c);
 			control_check_waits(ctl, c);
 		}
-		if (watched) {
-			control_events(ctl);
-			control_counted(ctl);
-		} else {
-			status_counters(ctl->n, &ctl->last); /* nobody hears of it later */
-		}
+		if (watched)
+			events_look(&ctl->news);
+		else
+			events_skip(&ctl->news);
 	}
 	return NULL;
 }
@@ -532,6 +422,7 @@ int control_new(struct node *n, struct control **ret_control, struct error *err)
 	if (!ctl)
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	ctl->n = n;
+	ctl->news = (struct events){.n = n, .say = control_event, .ctx = ctl};
 	ctl->listener = ctl->wake.fd = -1;
 	for (unsigned i = 0; i < CONTROL_CLIENTS; i++)
 		ctl->clients[i].fd = ctl->clients[i].out_fd = -1;
