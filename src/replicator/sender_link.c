@@ -343,8 +343,14 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 {
 	struct node *n = s->n;
 	bool failed = false;
+	char what[256];
 
+	snprintf(what, sizeof(what),
+		r == -ETIME ? "replication to %s has ended" : "link to %s is lost", n->peer->name);
 	pthread_mutex_lock(&n->lock);
+	/* Together with the state: whoever hears of that is told why. */
+	if (r < 0 && !s->disconnected && s->core.state != PRIMARY_FAILED)
+		node_set_reason(n, "%s: %s", what, err->text);
 	sender_session_over(s);
 	barrier_end(n, NULL);
 	s->connected = false;
@@ -362,11 +368,6 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 		if (!failed)
 			link_goodbye(&s->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
 	} else {
-		char what[256];
-
-		snprintf(what, sizeof(what),
-			r == -ETIME ? "replication to %s has ended" : "link to %s is lost",
-			n->peer->name);
 		sender_report(s, what, err->text);
 	}
 	link_close(&s->link);
