@@ -139,7 +139,9 @@ int local_flush(struct receiver *r)
 			e = 0;
 	}
 	replica_get_status(r->core, &st);
-	epoch = st.received;
+	/* An abandoned checkpoint was received and never commits by itself: where it was dropped
+	 * with the epoch that took it over, nothing waits for a commit. */
+	epoch = st.pending_epochs ? st.received : st.committed;
 	while (e == 0 && st.committed < epoch) {
 		if (st.mode == REPLICA_FAILED)
 			e = st.error ? st.error : -EIO;

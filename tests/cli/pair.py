@@ -90,18 +90,24 @@ class Pair:
         self.wait_state('beta', 'standby')
 
     def stop(self, node, sig=signal.SIGTERM):
-        process = self.processes.pop(node)
+        process = self.processes[node]
         if process.poll() is None:
             process.send_signal(sig)
-        return process.wait(SECONDS)
+        code = process.wait(SECONDS)
+        del self.processes[node]
+        return code
 
     def close(self):
+        hung = []
         for node in list(self.processes):
             try:
                 self.stop(node)
             except subprocess.TimeoutExpired:
                 self.stop_hard(node)
+                hung.append(node)
         self.tmp.cleanup()
+        if hung:
+            raise AssertionError(f'did not end at SIGTERM: {hung}')
 
     def stop_hard(self, node):
         process = self.processes.pop(node, None)
