@@ -21,6 +21,7 @@ struct cli_args {
 	const char *keep; /* NULL = not given */
 	bool force, yes;
 	bool guest, disks_only;
+	bool repair;
 	bool json;
 	bool watch;
 	uint64_t wait;        /* enum cli_wait */

@@ -43,6 +43,11 @@ static const struct option_spec options_pending[] = {
 	END,
 };
 
+static const struct option_spec options_verify[] = {
+	FLAG("repair", repair, "disks: send what differs again, from this node"),
+	END,
+};
+
 static const struct option_spec options_cut[] = {
 	{
 		.name = "wait",
@@ -131,13 +136,17 @@ const struct command commands[] = {
 		"checkpoint is committed, it goes on at the other node, and this one becomes the "
 		"standby.",
 		options_none, cmd_switchover},
-	{"verify", "compare a guest's memory on both nodes",
-		"On the node where the guest runs, while it is protected: compares all memory and "
+	{"verify", "compare the disks, or a guest's memory, on both nodes",
+		"On a protected primary: compares the disks while they are written to. What "
+		"differs\n"
+		"is named, and marked to be copied at the next connection, or sent again.\n"
+		"With a guest, on the node where the guest runs, while it is protected: compares "
+		"all memory and "
 		"the\n"
 		"device state with what the other node holds at one checkpoint. What differs is "
 		"named\n"
 		"and sent again.",
-		options_none, cmd_verify},
+		options_verify, cmd_verify},
 	{"status", "show what a node does",
 		"Shows role, state and its reason, epochs, lag, synchronisation, disks and link.",
 		options_status, cmd_status},

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Digests of blocks in the stream (docs/stream.md, DIGEST and DIFFER): before a sync the primary
- * asks which of the blocks that it wants to send differ at all.  Pure; the digests themselves are
- * the caller's. */
+ * asks which of the blocks that it wants to send differ at all; a verify asks about all of them.
+ * Pure; the digests themselves are the caller's. */
 #ifndef TANDEM_CORE_DIGEST_H
 #define TANDEM_CORE_DIGEST_H
 
@@ -12,6 +12,7 @@
 
 struct digest {
 	uint64_t off, len; /* bytes; the last block may be short */
+	uint64_t epoch;    /* as of the record */
 	uint32_t volume, block;
 	unsigned count;
 	uint8_t sum[DIGEST_BLOCKS][DIGEST_SIZE];

@@ -89,6 +89,14 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 	return slot;
 }
 
+uint8_t *primary_digest(struct primary *p, struct record *rec)
+{
+	if (queue_used(&p->queue) + record_size(rec->payload) > p->queue.size / 2)
+		return NULL;
+	rec->epoch = p->open;
+	return queue_reserve(&p->queue, rec->payload, &rec->seq);
+}
+
 /* An epoch was closed by its SEAL or SYNC_END. */
 static void primary_remember(struct primary *p, uint64_t epoch, uint64_t since, uint64_t place)
 {

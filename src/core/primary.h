@@ -91,6 +91,9 @@ void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync k
 	uint64_t sync_total, uint64_t max_epoch_bytes);
 void primary_session_end(struct primary *p);
 
+/* A place in the stream for a DIGEST of what is on the disk now.  NULL = no room. */
+uint8_t *primary_digest(struct primary *p, struct record *rec);
+
 /* A place in the stream for one change; rec has type, flags, volume, payload, offset, length; epoch
  * and seq are filled in. NULL = the queue is full; with a guest also when what is not sealed would
  * fill the journal (max_epoch_bytes and more): a checkpoint is overdue. The caller copies

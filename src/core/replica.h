@@ -93,7 +93,8 @@ struct replica_ops {
 	void (*memory_ready)(void *ctx);
 	/* A part of the memory image becomes zero (its space is free), at once. */
 	void (*memory_zero)(void *ctx, uint64_t off, uint64_t len);
-	/* A DIGEST, valid, before a sync; NULL = not taken.  false = too many at once. */
+	/* A DIGEST, valid; NULL = not taken.  Its epoch: 0 = before a sync; else the one that must
+	 * be applied before the images are compared.  false = too many at once. */
 	bool (*digest)(void *ctx, const struct record *rec, const uint8_t *payload);
 	/* Committed, or discarded, state or mode changed: look at the fields. */
 	void (*changed)(void *ctx);

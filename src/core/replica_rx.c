@@ -108,7 +108,7 @@ static const char *replica_check_context(
 		return replica_check_seal(r, rec, e);
 	case RECORD_DIGEST:
 		if (!r->ops->digest || r->mode != REPLICA_READY || r->staging ||
-			r->session_changes || r->staged_epoch > r->session_floor)
+			(!rec->epoch && (r->session_changes || r->staged_epoch > r->session_floor)))
 			return "digests where none can be";
 		if (rec->volume >= (r->cfg.image ? r->cfg.memory : r->cfg.volumes))
 			return "no such disk";
@@ -273,11 +273,22 @@ static int replica_staged_end(
 	return replica_take_seal(r, &seal);
 }
 
+/* The newest epoch of which something came: with it, all that came is in the images. */
+static uint64_t replica_newest(const struct replica *r)
+{
+	const struct replica_epoch *e = r->open_first;
+
+	while (e && e->next)
+		e = e->next;
+	return e ? max_u64(e->number, r->committed) : r->committed;
+}
+
 /* One whole, valid record at rx_at.  *ret_keep: it stays in the chunk. */
 static int replica_take(struct replica *r, const struct record *rec, size_t size, bool *ret_keep,
 	unsigned *ret_goodbye)
 {
 	uint8_t *at = r->filling->buf + r->rx_at;
+	struct record asked = *rec;
 	int e;
 
 	*ret_keep = true;
@@ -316,7 +327,8 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 		return replica_sync_end(r, rec);
 	case RECORD_DIGEST:
 		*ret_keep = false;
-		return r->ops->digest(r->ctx, rec, at + RECORD_HEADER_SIZE) ? 0 : -EPROTO;
+		asked.epoch = rec->epoch ? replica_newest(r) : 0;
+		return r->ops->digest(r->ctx, &asked, at + RECORD_HEADER_SIZE) ? 0 : -EPROTO;
 	case RECORD_GOODBYE:
 		*ret_goodbye = (unsigned)rec->offset;
 		*ret_keep = false;

@@ -11,6 +11,7 @@
 #include "replicator/resolve.h"
 #include "replicator/sender.h"
 #include "replicator/shutdown.h"
+#include "replicator/verify.h"
 #include "util/clock.h"
 
 #define COMMAND_TIMEOUT_MS 30000
@@ -288,6 +289,22 @@ static int command_resolve(struct command_call *c, json_t **ret, struct error *e
 	return 0;
 }
 
+static int command_verify(struct command_call *c, json_t **ret, struct error *err)
+{
+	int r = verify_start(c->n, json_is_true(json_object_get(c->arguments, "repair")), err);
+
+	if (r < 0)
+		return error_prefix(err, "verify");
+	*ret = json_object();
+	return 0;
+}
+
+static int command_query_verify(struct command_call *c, json_t **ret, struct error *err)
+{
+	*ret = verify_answer(c->n);
+	return 0;
+}
+
 static int command_shutdown(struct command_call *c, json_t **ret, struct error *err)
 {
 	shutdown_request();
@@ -341,6 +358,8 @@ static const struct command {
 	{"query-state", command_query_state, {{0}}},
 	{"release-memory", command_release_memory, {{0}}},
 	{"resolve", command_resolve, {{"yield", JSON_TRUE}}},
+	{"verify", command_verify, {{"repair", JSON_TRUE}}},
+	{"query-verify", command_query_verify, {{0}}},
 	{"connect", command_connect, {{0}}},
 	{"disconnect", command_disconnect, {{0}}},
 	{"shutdown", command_shutdown, {{0}}},

@@ -74,7 +74,8 @@ static int receiver_say_maps(struct receiver *r, uint64_t now)
 	return e == -EAGAIN ? 0 : e;
 }
 
-/* Answers the oldest digest, once the images hold what is committed. 0, or negative errno. */
+/* Answers the oldest digest, once the images hold what is committed, or what came before it. 0, or
+ * negative errno. */
 static int receiver_answer(struct receiver *r, uint64_t now)
 {
 	uint8_t payload[RECORD_MAX_DIGEST];
@@ -82,12 +83,14 @@ static int receiver_answer(struct receiver *r, uint64_t now)
 	struct replica_status st;
 	struct digest *d = NULL;
 	struct record rec;
-	uint64_t differ;
+	uint64_t differ, need = 0;
 	int e;
 
 	pthread_mutex_lock(&n->lock);
 	replica_get_status(r->core, &st);
-	if (r->digests_count && st.applied >= st.committed)
+	if (r->digests_count)
+		need = r->digests[r->digests_first].epoch;
+	if (r->digests_count && st.applied >= (need ? need : st.committed))
 		d = &r->digests[r->digests_first];
 	else if (r->digests_count)
 		pthread_cond_signal(&r->apply);

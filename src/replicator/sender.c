@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "replicator/sender_internal.h"
+#include "replicator/verify.h"
 #include "util/clock.h"
 #include "util/crc.h"
 #include "util/file.h"
@@ -106,6 +107,7 @@ void sender_stop(struct sender *s, unsigned wait_ms)
 	pthread_mutex_unlock(&s->n->lock);
 	wake_up(&s->wake);
 	pthread_join(s->thread, NULL);
+	verify_end(s); /* the session is over: so is it, or soon */
 	s->started = false;
 }
 

@@ -42,6 +42,8 @@ struct sender {
 	char last_error[600];
 	uint64_t backoff_ns;
 
+	struct verify *verify; /* (L) the newest one; NULL = none yet */
+
 	/* sync thread */
 	pthread_t sync_thread;
 	bool sync_running;                                    /* link thread's own */

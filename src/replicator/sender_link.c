@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "replicator/sender_internal.h"
+#include "replicator/verify.h"
 #include "util/bytes.h"
 #include "util/clock.h"
 #include "util/fault.h"
@@ -173,6 +174,12 @@ static int sender_hear(struct sender *s, struct error *err)
 			return sender_goodbye(s, &rec, payload, err);
 		if (rec.type == RECORD_CHECKED) {
 			why = sender_take_checked(s, &rec, payload);
+			if (why)
+				break;
+			continue;
+		}
+		if (rec.type == RECORD_DIFFER) {
+			why = verify_answered(s, &rec, payload);
 			if (why)
 				break;
 			continue;

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "replicator/sender.h"
+#include "replicator/verify.h"
 #include "replicator/volume.h"
 #include "util/bytes.h"
 
@@ -27,6 +28,8 @@ struct volume_change {
  * later. */
 static void volume_mark(struct volume *v, bool sent, uint64_t off, uint64_t len)
 {
+	if (v->node->sender)
+		verify_changed(v->node->sender, v->index, off, len);
 	if (sent)
 		dirtymap_sent(&v->node->windows, v->index, off, len);
 	else

@@ -35,6 +35,7 @@ enum error_kind {
 	ERROR_PEER = 7,        /* the peer or the link: refused, lost, not authenticated */
 	ERROR_TIMEOUT = 8,     /* not done within the time asked for */
 	ERROR_BUSY = 9,        /* another process holds the node */
+	ERROR_DIFFER = 10,     /* verify: the nodes' disks, memory or device state differ */
 };
 
 struct error {

@@ -36,6 +36,30 @@ class Requests(Case):
                  'discarded 1 epoch (64.0 KiB); the committed state is epoch 17\n', 'discard',
                  request={'execute': 'discard'})
 
+    def test_verify(self):
+        found = [{'disk': 'vda', 'offset': 65536, 'length': 131072}]
+        last = {'state': 'done', 'repair': False, 'done': 1 << 20, 'total': 1 << 20, 'rate': 1, 'eta': 0, 'differ': 0,
+                'repaired': 0, 'unsettled': 0, 'more': False, 'ranges': [], 'reason': ''}
+        differs, named = dict(last, differ=131072, ranges=found), 'disk vda differs: offset 65536, length 131072\n'
+        marked = 'they are marked to be copied at the next connection, or now with --repair'
+        sent = 'they were sent again, and are committed'
+        for answer, options, code, out, err in (
+                (last, (), 0, 'the disks (1.0 MiB) are equal on both nodes\n', ''),
+                (differs, (), 10, named, f'tandem: the disks differ in blocks of 131072 bytes; {marked}\n'),
+                (dict(differs, repair=True), ('--repair',), 10, named,
+                 f'tandem: the disks differ in blocks of 131072 bytes; {sent}\n'),
+                (dict(differs, state='failed', reason='the link was lost'), (), 7, named,
+                 'tandem: verify ended early: the link was lost\n'),
+                (dict(last, done=0, unsettled=1 << 20), (), 0, '1048576 bytes were written to each time they were asked about, '
+                 'and are not compared\nthe rest (0 B) is equal on both nodes\n', '')):
+            running = iter([dict(last, state='running', done=0)])
+            node = self.node({'verify': {}, 'query-verify': lambda node, connection, request, a=answer, running=running:
+                              {'return': next(running, a), 'id': request['id']}})
+            self.check(self.start('verify', *options), code, out, err)
+            self.assertEqual([(r['execute'], r.get('arguments')) for r in node.requests],
+                             [('verify', {'repair': bool(options)})] + 2 * [('query-verify', None)])
+            node.close()
+
     def test_promote(self):
         answer = {'promote': {'epoch': 17, 'generation': 2, 'discarded': {'epochs': 0, 'bytes': 0}}}
         out = 'node alpha is promoted at epoch 17, generation 2; discarded 0 epochs (0 B)\n'

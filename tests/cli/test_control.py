@@ -18,7 +18,8 @@ import pair
 TEXT = (pathlib.Path(__file__).resolve().parents[2] / 'docs/control.md').read_text(encoding='ascii')
 
 # Where the examples of a command run, in this order; an example may presuppose those before it.
-ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'disconnect', 'connect', 'shutdown']
+ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'verify', 'query-verify',
+               'disconnect', 'connect', 'shutdown']
 ON_MANUAL_SECONDARY = ['commit', 'discard']
 ON_LONELY_SECONDARY = ['resolve', 'promote']
 CHECKPOINTS = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state', 'release-memory']

@@ -70,7 +70,7 @@ RULES = {
     MAP: Rule("MAP", _S, frozenset(("volume", "offset", "length")), max_payload=8 + 8 * 1024),
     MAP_END: Rule("MAP_END", _S),
     ACK_SYNCED: Rule("ACK_SYNCED", _S, frozenset(("offset",))),
-    DIGEST: Rule("DIGEST", _P, frozenset(("volume", "offset", "length")), max_payload=8 + 16 * 64),
+    DIGEST: Rule("DIGEST", _P, frozenset(("volume", "epoch", "offset", "length")), max_payload=8 + 16 * 64),
     DIFFER: Rule("DIFFER", _S, frozenset(("volume", "offset", "length")), max_payload=16),
     CHECK: Rule("CHECK", _P, frozenset(("volume", "epoch", "offset", "length")), max_payload=1024 * 16),
     CHECKED: Rule("CHECKED", _S, frozenset(("epoch", "offset", "length")), max_payload=256 * 24),
@@ -145,7 +145,7 @@ def _check_rule(rec, rule, place):
     for field in ("volume", "epoch", "offset", "length"):
         if field not in rule.fields and getattr(rec, field):
             return "%s has no %s" % (rule.name, field)
-    if "epoch" in rule.fields and rec.epoch == 0 and rec.type != ACK_RECEIVED:
+    if "epoch" in rule.fields and rec.epoch == 0 and rec.type not in (ACK_RECEIVED, DIGEST):
         return "%s without an epoch" % rule.name
     if "volume" in rule.fields:
         if rec.volume >= 64:

@@ -209,8 +209,10 @@ class Stream:
     def _digest(self, rec):
         """A DIGEST or its DIFFER: at most 64 whole blocks, but for the volume's end."""
         name = RULES[rec.type].name
-        if self.begun:
-            raise Violation(rec.position, "%s behind SYNC_BEGIN" % name)
+        if rec.type == DIGEST and bool(rec.epoch) != self.begun:
+            raise Violation(rec.position, "%s %s SYNC_BEGIN" % (name, "before" if rec.epoch else "without an epoch behind"))
+        if rec.epoch and self.sync is not None:
+            raise Violation(rec.position, "%s within a sync" % name)
         if rec.volume >= len(self.hello.volumes) or \
                 self.hello.volumes[rec.volume][3] != records.KIND_DISK:
             raise Violation(rec.position, "%s for no disk" % name)

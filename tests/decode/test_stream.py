@@ -235,12 +235,27 @@ class Digests(Base):
         p, s = self.items()
         stream.check_pair(stream.check(samples.join(p)), stream.check(samples.join(s)))
 
+    def test_of_a_verify(self):
+        """With an epoch: of the open one, once the sync has ended."""
+        p, _ = self.items()
+        kind, fields = p.pop(1)
+        at = [i for i, item in enumerate(p) if item[0] == records.SEAL][-1]
+        number = p[at][1]["epoch"]
+        p.insert(at, (kind, dict(fields, epoch=number)))
+        stream.check(samples.join(p))
+        self.refuse(samples.join(spoil(p, at, dict(epoch=0))), "DIGEST without an epoch behind SYNC_BEGIN")
+        self.refuse(samples.join(p[:at] + [p[at + 1], p[at]] + p[at + 2:]), "epoch %d is closed" % number)
+        begin = [item[0] for item in p].index(records.SYNC_BEGIN)
+        early = p[:at] + p[at + 1:]
+        early.insert(begin + 1, (kind, dict(fields, epoch=p[begin][1]["epoch"])))
+        self.refuse(samples.join(early), "DIGEST within a sync")
+
     def test_bad(self):
         p, s = self.items()
         for change, reason in (
                 (dict(offset=SIZE), "DIGEST of 8192 bytes"), (dict(offset=512), "DIGEST of 8192 bytes"),
                 (dict(length=4096), "DIGEST of 1 blocks with 40 bytes"), (dict(volume=2), "for no disk"),
-                (dict(payload=bytes(40)), "blocks of 0 bytes"), (dict(epoch=1), "DIGEST has no epoch")):
+                (dict(payload=bytes(40)), "blocks of 0 bytes"), (dict(epoch=1 << 40), "DIGEST before SYNC_BEGIN")):
             self.refuse(samples.join(spoil(p, 1, change)), reason)
         self.refuse(samples.join(p[:1] + p[2:3] + p[1:2]), "behind SYNC_BEGIN")
         at = S["synced"]

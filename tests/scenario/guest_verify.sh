@@ -74,7 +74,7 @@ found() {
   damage "$at" || { rig_fail "the image cannot be reached"; return 1; }
   said=$(rig_run alpha verify)
   code=$?
-  [ "$code" -eq 1 ] || { rig_fail "verify ends with $code and says: $said"; return 1; }
+  [ "$code" -eq 10 ] || { rig_fail "verify ends with $code and says: $said"; return 1; }
   [ "$said" = "memory differs: bytes $((at / 4194304 * 4194304)) to $(((at / 4194304 + 1) * 4194304 - 1))" ] ||
     { rig_fail "verify says: $said"; return 1; }
   grep -q 'memory differs from the primary' "$rig_dir/beta.log" || rig_fail "beta has not logged it"

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Compares the disks of both nodes while the guest writes (docs/stream.md, DIGEST and DIFFER). */
+#ifndef TANDEM_REPLICATOR_VERIFY_H
+#define TANDEM_REPLICATOR_VERIFY_H
+
+#include <jansson.h>
+
+#include "replicator/node.h"
+#include "replicator/sender.h"
+
+/* On a protected primary; one at a time.  Goes on in a thread of its own.  repair: what differs is
+ * sent again, else it is marked dirty.  The control thread's. */
+int verify_start(struct node *n, bool repair, struct error *err);
+/* Answer of query-verify; a new reference. */
+json_t *verify_answer(struct node *n);
+/* Joins and frees it; the session is over. */
+void verify_end(struct sender *s);
+
+/* (L) A change of a volume has entered the stream, or its place in it.  Costs one look while no
+ * verify runs, else at most VERIFY_AHEAD comparisons. */
+void verify_changed(struct sender *s, unsigned volume, uint64_t off, uint64_t len);
+/* A DIFFER in a session.  NULL, or what is wrong. */
+const char *verify_answered(struct sender *s, const struct record *rec, const uint8_t *payload);
+
+#endif
