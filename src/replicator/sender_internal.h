@@ -46,7 +46,7 @@ struct sender {
 
 	/* sync thread */
 	pthread_t sync_thread;
-	bool sync_running;                                    /* link thread's own */
+	bool sync_running;                                    /* written by the link thread, (L) */
 	bool sync_stop, sync_ended;                           /* (L) */
 	int sync_error;                                       /* (L) */
 	uint64_t sync_done, sync_total, sync_sent, sync_rate; /* (L) */

@@ -339,10 +339,13 @@ int sync_start(struct sender *s)
 {
 	int r;
 
+	/* Held until the thread is noted: writers look at sync_ended, the thread at sync_stop. */
+	pthread_mutex_lock(&s->n->lock);
 	s->sync_stop = s->sync_ended = false;
 	s->sync_error = 0;
 	r = pthread_create(&s->sync_thread, NULL, sync_main, s);
 	s->sync_running = r == 0;
+	pthread_mutex_unlock(&s->n->lock);
 	return -r;
 }
 
@@ -355,5 +358,7 @@ void sync_stop(struct sender *s)
 	pthread_cond_broadcast(&s->room);
 	pthread_mutex_unlock(&s->n->lock);
 	pthread_join(s->sync_thread, NULL);
+	pthread_mutex_lock(&s->n->lock);
 	s->sync_running = false;
+	pthread_mutex_unlock(&s->n->lock);
 }
