@@ -68,6 +68,19 @@ static const struct option_spec options_cut[] = {
 	END,
 };
 
+static const struct option_spec options_switchover[] = {
+	{
+		.name = "timeout",
+		.type = OPTION_SECONDS,
+		.value = "S",
+		.min = 1,
+		.max = DAY_MS,
+		.offset = offsetof(struct cli_args, timeout_ms),
+		.help = "disks only: go on here if it takes longer than S seconds (default: 30)",
+	},
+	END,
+};
+
 static const struct option_spec options_commit[] = {
 	{
 		.name = "epoch",
@@ -131,11 +144,13 @@ const struct command commands[] = {
 		"here\n"
 		"from its last committed checkpoint.",
 		options_none, cmd_standby},
-	{"switchover", "move the running guest to the other node",
+	{"switchover", "move the running guest, or the disks, to the other node",
 		"On the node where the guest runs, while it is protected: it stops, its last\n"
-		"checkpoint is committed, it goes on at the other node, and this one becomes the "
-		"standby.",
-		options_none, cmd_switchover},
+		"checkpoint is committed, it goes on at the other node, and this one becomes the\n"
+		"standby. On a primary of disks only: writes wait, the last epoch is committed, "
+		"the\n"
+		"other node promotes itself, and this one ends; start it as the secondary.",
+		options_switchover, cmd_switchover},
 	{"verify", "compare the disks, or a guest's memory, on both nodes",
 		"On a protected primary: compares the disks while they are written to. What "
 		"differs\n"

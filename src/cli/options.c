@@ -143,7 +143,7 @@ static int options_refuse(
 /* What one option's table cannot show. */
 static int options_check(const struct command *command, const struct cli_args *a, struct error *err)
 {
-	if (a->timeout_ms && !a->wait)
+	if (a->timeout_ms && !a->wait && command->run != cmd_switchover)
 		return error_set(err, ERROR_USAGE, -EINVAL, "%s: option --timeout needs --wait",
 			command->name);
 	if (a->interval_ms && !a->watch)

@@ -73,6 +73,7 @@ enum record_goodbye {
 	RECORD_GOODBYE_PROMOTED = 3,
 	RECORD_GOODBYE_FAILED = 4,
 	RECORD_GOODBYE_DISCARDED = 5,
+	RECORD_GOODBYE_HANDOVER = 6, /* length: the epoch at which the receiver takes over */
 };
 
 /* Where a record may stand: each type is known in some of these only. */

@@ -49,6 +49,16 @@ bool replica_rx_stuck(const struct replica *r)
 	       (!c || c->state == REPLICA_CHUNK_WAITING) && r->open_first && !r->open_first->sealed;
 }
 
+/* Whether the committed state is this epoch's and there is nothing beyond it. */
+static bool replica_stands_at(const struct replica *r, uint64_t epoch)
+{
+	struct replica_status st;
+
+	replica_get_status(r, &st);
+	return st.mode == REPLICA_READY && !st.staging && st.committed == epoch &&
+	       st.pending_epochs == 0 && st.pending_changes == 0;
+}
+
 static const char *replica_check_seal(
 	const struct replica *r, const struct record *rec, const struct replica_epoch *e)
 {
@@ -330,6 +340,8 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 		asked.epoch = rec->epoch ? replica_newest(r) : 0;
 		return r->ops->digest(r->ctx, &asked, at + RECORD_HEADER_SIZE) ? 0 : -EPROTO;
 	case RECORD_GOODBYE:
+		if (rec->offset == RECORD_GOODBYE_HANDOVER && !replica_stands_at(r, rec->length))
+			return -EPROTO;
 		*ret_goodbye = (unsigned)rec->offset;
 		*ret_keep = false;
 		return 0;

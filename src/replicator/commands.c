@@ -120,6 +120,8 @@ int command_wait_over(struct node *n, struct command_wait *w, json_t **ret, stru
 
 	if (w->kind == WAIT_JOB)
 		return command_job_over(n, w, ret, err);
+	if (w->kind == WAIT_SWITCHOVER)
+		return switchover_over(n, w, ret, err);
 	pthread_mutex_lock(&n->lock);
 	sender = n->sender != NULL;
 	if (sender)
@@ -357,6 +359,7 @@ static const struct command {
 	{"query-memory", command_query_memory, {{0}}},
 	{"query-state", command_query_state, {{0}}},
 	{"release-memory", command_release_memory, {{0}}},
+	{"switchover", command_switchover, {{"timeout-ms", JSON_INTEGER}}},
 	{"resolve", command_resolve, {{"yield", JSON_TRUE}}},
 	{"verify", command_verify, {{"repair", JSON_TRUE}}},
 	{"query-verify", command_query_verify, {{0}}},

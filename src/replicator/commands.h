@@ -10,10 +10,11 @@
 
 /* An answer that comes later. */
 struct command_wait {
-	enum { WAIT_NONE, WAIT_RECEIVED, WAIT_COMMITTED, WAIT_JOB } kind;
+	enum { WAIT_NONE, WAIT_RECEIVED, WAIT_COMMITTED, WAIT_JOB, WAIT_SWITCHOVER } kind;
 	uint64_t epoch;
 	uint64_t deadline;      /* clock_ns */
 	struct submit_job *job; /* WAIT_JOB: owned */
+	uint64_t session;       /* WAIT_SWITCHOVER: of the link; epoch: the last cut, 0 = not yet */
 	int after;              /* ... and then this kind of wait, for the job's epoch */
 	uint64_t after_ms;
 };
@@ -41,6 +42,11 @@ void command_wait_drop(struct node *n, struct command_wait *w);
 /* A client's connection ended. */
 void command_client_gone(struct node *n, const void *client);
 const char *command_kind_name(enum error_kind kind);
+
+/* switchover.c; over, drop: as command_wait_over, command_wait_drop. */
+int command_switchover(struct command_call *c, json_t **ret, struct error *err);
+int switchover_over(struct node *n, struct command_wait *w, json_t **ret_answer, struct error *err);
+void switchover_drop(struct node *n, struct command_wait *w);
 
 /* commands_guest.c */
 int command_checkpoint_begin(struct command_call *c, json_t **ret, struct error *err);

@@ -246,6 +246,8 @@ int command_job_over(struct node *n, struct command_wait *w, json_t **ret, struc
 
 void command_wait_drop(struct node *n, struct command_wait *w)
 {
+	if (w->kind == WAIT_SWITCHOVER)
+		switchover_drop(n, w);
 	if (w->kind != WAIT_JOB)
 		return;
 	pthread_mutex_lock(&n->lock);

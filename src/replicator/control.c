@@ -14,6 +14,7 @@
 
 #include "replicator/commands.h"
 #include "replicator/events.h"
+#include "replicator/promote.h"
 #include "replicator/wake.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -383,6 +384,25 @@ static bool control_poll(struct control *ctl, struct pollfd *fds)
 	return watched;
 }
 
+/* The primary has handed over (switchover.c), at an epoch that is committed here. */
+static void control_promote(struct control *ctl)
+{
+	struct node *n = ctl->n;
+	struct promotion p;
+	struct error err;
+	bool due;
+
+	pthread_mutex_lock(&n->lock);
+	due = n->taking_over;
+	n->taking_over = false;
+	pthread_mutex_unlock(&n->lock);
+	if (!due)
+		return;
+	log_info("the primary hands its role over");
+	if (promote(n, true, false, &p, &err) < 0)
+		log_error("cannot take over: %s", err.text);
+}
+
 static void *control_main(void *arg)
 {
 	struct pollfd fds[2 + CONTROL_CLIENTS];
@@ -392,6 +412,7 @@ static void *control_main(void *arg)
 	while (!atomic_load(&ctl->stopping)) {
 		bool watched = control_poll(ctl, fds);
 
+		control_promote(ctl);
 		if (fds[1].revents)
 			control_accept(ctl);
 		for (unsigned i = 0; i < CONTROL_CLIENTS; i++) {
@@ -482,4 +503,9 @@ void control_wake(struct control *ctl)
 {
 	if (atomic_load_explicit(&ctl->watched, memory_order_relaxed))
 		wake_up(&ctl->wake);
+}
+
+void control_take_over(struct control *ctl)
+{
+	wake_up(&ctl->wake);
 }

@@ -11,5 +11,7 @@ int control_new(struct node *n, struct control **ret_control, struct error *err)
 struct control *control_free(struct control *c);
 /* Something changed: events, and answers that wait.  From any thread, also with node.lock held. */
 void control_wake(struct control *c);
+/* The same: the node's thread of commands is to promote it (node.taking_over). */
+void control_take_over(struct control *c);
 
 #endif

@@ -86,6 +86,7 @@ void node_supersede(struct node *n, uint64_t generation)
 
 	pthread_mutex_lock(&n->lock);
 	atomic_store(&n->access, NODE_ACCESS_NONE);
+	n->handing = false;
 	barrier_end(n, NULL);
 	sender_fail(n->sender);
 	node_set_reason(n, "superseded: the other node was promoted (generation %llu)",

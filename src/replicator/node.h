@@ -94,8 +94,10 @@ struct node {
 	char reason[NODE_REASON_SIZE];   /* (L) why it is in its state, for status */
 	bool stopping;                   /* (L) new changes wait */
 	bool ended;                      /* (L) and are refused */
-	bool unwritten, shared;          /* (L) as in meta.id: what a first write must look at */
-	bool crashed;                    /* the last run was a primary's and did not end in order */
+	bool handing;           /* (L) switchover.c: new changes wait for what becomes of it */
+	bool taking_over;       /* (L) the primary has handed over: control.c promotes */
+	bool unwritten, shared; /* (L) as in meta.id: what a first write must look at */
+	bool crashed;           /* the last run was a primary's and did not end in order */
 
 	/* A node with a guest (docs/control.md, "VM groups"): fixed at the start. */
 	bool guest;

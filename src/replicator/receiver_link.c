@@ -11,6 +11,7 @@
 
 #include "core/dirtymap_wire.h"
 #include "replicator/compare.h"
+#include "replicator/control.h"
 #include "replicator/receiver_internal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
@@ -201,6 +202,15 @@ static int receiver_receive(struct receiver *r, const char **ret_why)
 			*ret_why = "out of memory";
 		if (e < 0)
 			return e;
+		if (goodbye == RECORD_GOODBYE_HANDOVER && !n->guest) {
+			/* The link stays: its answer is the promotion's goodbye. */
+			pthread_mutex_lock(&n->lock);
+			n->taking_over = true;
+			if (n->control)
+				control_take_over(n->control);
+			pthread_mutex_unlock(&n->lock);
+			return 0;
+		}
 		if (goodbye) {
 			*ret_why = goodbye == RECORD_GOODBYE_SHUTDOWN ? "it was shut down"
 								      : "it ended replication";

@@ -190,11 +190,40 @@ bool sender_copies_later(const struct sender *s, unsigned volume, uint64_t off, 
 
 int sender_cut(struct sender *s, uint64_t *ret_epoch)
 {
-	int r = primary_cut(&s->core, clock_ns(), ret_epoch);
+	int r = s->handed ? -ENOTCONN : primary_cut(&s->core, clock_ns(), ret_epoch);
 
 	if (r == 0)
 		wake_up(&s->wake);
 	return r;
+}
+
+int sender_hand_over(struct sender *s, uint64_t epoch)
+{
+	int r = -ENOTCONN;
+
+	if (!s->handed && !s->stopping && sender_session_id(s) &&
+		s->core.state == PRIMARY_PROTECTED)
+		r = primary_say(&s->core, RECORD_GOODBYE, RECORD_GOODBYE_HANDOVER, epoch, NULL);
+	if (r < 0)
+		return r;
+	s->handed = clock_ns();
+	wake_up(&s->wake);
+	return 0;
+}
+
+void sender_handed_blindly(struct sender *s)
+{
+	if (!s->handed || s->core.state == PRIMARY_FAILED)
+		return;
+	atomic_store(&s->n->access, NODE_ACCESS_NONE);
+	s->n->handing = false;
+	sender_fail(s);
+	node_set_reason(s->n,
+		"the role was handed over and the other node's answer is missing: see "
+		"`tandem status` there; if it is the primary, start this node with "
+		"tandem secondary, else promote it, or start this one with tandem "
+		"primary");
+	log_error("%s", s->n->reason);
 }
 
 void sender_checkpoint_begin(struct sender *s)

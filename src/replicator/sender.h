@@ -48,6 +48,10 @@ bool sender_copies_later(const struct sender *s, unsigned volume, uint64_t off, 
 
 /* (L) Ends the open epoch; 0, -ENOTCONN (not replicating), -EBUSY (syncing), -EAGAIN. */
 int sender_cut(struct sender *s, uint64_t *ret_epoch);
+/* (L) All is committed and no change may come: says goodbye "handover" at this epoch.  0, -EAGAIN,
+ * or -ENOTCONN. From here on this node may write no more: it is superseded, or its sender failed.
+ */
+int sender_hand_over(struct sender *s, uint64_t epoch);
 /* (L) With a guest: it is about to be stopped. */
 void sender_checkpoint_begin(struct sender *s);
 /* (L) With a guest: the checkpoint that is being made has failed. */

@@ -26,6 +26,8 @@ struct sender {
 	bool disconnected; /* (L) stay away until sender_connect */
 	bool retry_now;    /* (L) */
 	bool end_session;  /* (L) the session is to be closed */
+	bool promoted;     /* (L) the peer said so */
+	uint64_t handed; /* (L) clock_ns of our goodbye "handover", 0 = none: nothing follows it */
 
 	uint64_t session;    /* (L) how many there were */
 	bool connected, tls; /* (L) */
@@ -53,10 +55,13 @@ struct sender {
 };
 
 #define SENDER_HANDSHAKE (5 * NS_PER_S) /* connect, TLS and each record of the hello */
+#define SENDER_HANDED (15 * NS_PER_S)   /* for the answer to a handover */
 #define SENDER_BACKOFF_REFUSED (10 * NS_PER_S)
 #define SENDER_JOURNAL_ROOM (8ull << 20) /* of the secondary's journal that a sync cannot have */
 
 /* sender_link.c */
+/* (L) After a goodbye "handover" whose answer did not come: nobody may write here any more. */
+void sender_handed_blindly(struct sender *s);
 void sender_wait(struct sender *s, short events, uint64_t ns);
 bool sender_told_to_stop(struct sender *s);
 int sender_lost(struct sender *s, struct error *err, int r);

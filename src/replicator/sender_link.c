@@ -105,6 +105,9 @@ int sender_goodbye(
 
 	switch (rec->offset) {
 	case RECORD_GOODBYE_PROMOTED:
+		pthread_mutex_lock(&n->lock);
+		s->promoted = true;
+		pthread_mutex_unlock(&n->lock);
 		node_supersede(n, rec->length);
 		return error_set(err, ERROR_PEER, -ESHUTDOWN, "the peer was promoted");
 	case RECORD_GOODBYE_DISCARDED:
@@ -260,6 +263,8 @@ static bool sender_timers(struct sender *s, uint64_t now, uint64_t said)
 
 	if (s->stopping || s->end_session || s->sync_error)
 		return false;
+	if (s->handed)
+		return now < s->handed || now - s->handed < SENDER_HANDED;
 	if (primary_cut_due(&s->core, now, conf->epoch_ms * NS_PER_MS))
 		(void)primary_cut(&s->core, now, &epoch); /* queue full: at the next tick */
 	if (now - said >= conf->heartbeat_ms * NS_PER_MS && queue_used(&s->core.queue) == 0)
@@ -349,7 +354,7 @@ static int sender_session(struct sender *s, struct error *err)
 static void sender_end(struct sender *s, int r, const struct error *err)
 {
 	struct node *n = s->n;
-	bool failed = false;
+	bool failed = false, said;
 	char what[256];
 
 	snprintf(what, sizeof(what),
@@ -358,6 +363,8 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 	/* Together with the state: whoever hears of that is told why. */
 	if (r < 0 && !s->disconnected && s->core.state != PRIMARY_FAILED)
 		node_set_reason(n, "%s: %s", what, err->text);
+	sender_handed_blindly(s);
+	said = s->handed != 0;
 	sender_session_over(s);
 	barrier_end(n, NULL);
 	s->connected = false;
@@ -372,7 +379,7 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 		s->link.out_seq = s->core.queue.seq;
 		failed = failed || queue_used(&s->core.queue) != 0;
 		pthread_mutex_unlock(&n->lock);
-		if (!failed)
+		if (!failed && !said)
 			link_goodbye(&s->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
 	} else {
 		sender_report(s, what, err->text);

@@ -389,6 +389,11 @@ void verify_end(struct sender *s)
 	free(y);
 }
 
+bool verify_running(const struct sender *s)
+{
+	return s->verify && s->verify->running;
+}
+
 /* (L) Why not now; NULL = it can begin. */
 static const char *verify_refused(const struct node *n)
 {
@@ -398,7 +403,9 @@ static const char *verify_refused(const struct node *n)
 		return "this node runs a guest: ask its agent";
 	if (n->sender->core.state != PRIMARY_PROTECTED || !sender_session_id(n->sender))
 		return "this primary is not protected";
-	return n->sender->verify && n->sender->verify->running ? "one is under way" : NULL;
+	if (n->handing)
+		return "the role is being handed over";
+	return verify_running(n->sender) ? "one is under way" : NULL;
 }
 
 int verify_start(struct node *n, bool repair, struct error *err)

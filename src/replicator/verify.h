@@ -11,6 +11,8 @@
 /* On a protected primary; one at a time.  Goes on in a thread of its own.  repair: what differs is
  * sent again, else it is marked dirty.  The control thread's. */
 int verify_start(struct node *n, bool repair, struct error *err);
+/* (L) Whether one goes on: it may still put records in the stream. */
+bool verify_running(const struct sender *s);
 /* Answer of query-verify; a new reference. */
 json_t *verify_answer(struct node *n);
 /* Joins and frees it; the session is over. */

@@ -45,8 +45,9 @@ static int volume_change_begin(struct volume *v, struct volume_change *c)
 	int r;
 
 	barrier_wait(n);
-	/* Who stops the node closes the clients' connections before it lets go of us. */
-	while (n->stopping && !n->ended)
+	/* Handing over: until it is known who goes on.  Who stops the node closes the clients'
+	 * connections before it lets go of us. */
+	while (!n->ended && (n->stopping || n->handing))
 		pthread_cond_wait(&n->changed, &n->lock);
 	v->changing++;
 	volume_lock_range(v, &c->range, c->rec.offset, c->rec.length);

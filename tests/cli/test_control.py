@@ -20,6 +20,7 @@ TEXT = (pathlib.Path(__file__).resolve().parents[2] / 'docs/control.md').read_te
 # Where the examples of a command run, in this order; an example may presuppose those before it.
 ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'verify', 'query-verify',
                'disconnect', 'connect', 'shutdown']
+ON_PRIMARY_LAST = ['switchover']  # which ends it
 ON_MANUAL_SECONDARY = ['commit', 'discard']
 ON_LONELY_SECONDARY = ['resolve', 'promote']
 CHECKPOINTS = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state', 'release-memory']
@@ -90,7 +91,7 @@ class Document(unittest.TestCase):
         self.assertEqual(set(EXAMPLES) - DOCUMENTED, set(), 'examples of commands that have no section')
 
     def test_each_example_is_run(self):
-        places = ON_PRIMARY + ON_MANUAL_SECONDARY + ON_LONELY_SECONDARY + CHECKPOINTS + NOT_YET
+        places = ON_PRIMARY + ON_PRIMARY_LAST + ON_MANUAL_SECONDARY + ON_LONELY_SECONDARY + CHECKPOINTS + NOT_YET
         self.assertEqual(sorted(EXAMPLES), sorted(places),
                          'say at the top of tests/cli/test_control.py where the examples of a new command run')
 
@@ -138,6 +139,15 @@ class Primary(Nodes):
         self.assertEqual(stopped.returncode, 5)
         self.assertEqual({k: json.loads(stopped.stdout)[k] for k in ('role', 'state')},
                          {'role': 'primary', 'state': 'stopped'}, 'the role is that of the last run')
+
+    def test_examples_of_a_planned_move(self):
+        p = self.pair()
+        control = self.connect(p, 'alpha')
+        for command in ON_PRIMARY_LAST:
+            for example in EXAMPLES[command]:
+                self.run_example(control, example)
+        self.assertEqual(p.processes['alpha'].wait(pair.SECONDS), 0)
+        self.assertEqual(json.loads(p.done('status', 'beta', '--json'))['role'], 'primary')
 
     def test_greeting(self):
         shown = json.loads(re.search(r'^\{"tandem": .*$', TEXT, re.M)[0])

@@ -11,10 +11,12 @@ import os
 import pathlib
 import pty
 import shutil
+import signal
 import subprocess
 import struct
 import sys
 import tempfile
+import threading
 import time
 
 import nbd
@@ -662,6 +664,135 @@ def metadata_of_the_first_version(rig):
     said = rig.command(rig.beta, "secondary", code=6)
     check("group.meta" in said and "init --force" in said, "no way out is named: " + said)
     rig.command(rig.beta, "init", "--force")
+    rig.beta.start("secondary")
+    rig.meet(rig.alpha)
+
+
+# --- planned move of the role ---
+
+class Writer(threading.Thread):
+    """Writes with FUA until it is refused; knows what was acknowledged."""
+
+    def __init__(self, node):
+        super().__init__()
+        self.handle = node.connect("vda")
+        self.acknowledged = {}
+        self.last = None  # refused: it may stand on the disk or not
+        self.count = 0
+        self.ending = False
+        self.start()
+
+    def run(self):
+        number = 0
+        while not self.ending:
+            offset, data = UNIT * 10 + number * 7 % 64 * 4096, content(number + 1, 4096)
+            self.last = (offset, data)
+            try:
+                self.handle.pwrite(data, offset, nbd.CMD_FLAG_FUA)
+            except nbd.Error:
+                return
+            self.acknowledged[offset] = data
+            self.last = None
+            self.count += 1
+            number += 1
+
+    def wait_writes(self, more=50):
+        end, until = self.count + more, time.monotonic() + 30
+        while self.count < end:
+            check(time.monotonic() < until and self.is_alive(), "the writer does not come forward")
+            time.sleep(0.002)
+
+    def end(self):
+        self.ending = True
+        self.join(60)
+        check(not self.is_alive(), "a write is not answered")
+
+    def verify(self, node):
+        disk = node.read_disks()[0]
+        for offset, data in self.acknowledged.items():
+            check(disk[offset:offset + 4096] == data, "an acknowledged write at %d is not on %s" % (offset, node.name))
+
+
+def hand_over(rig, old, new):
+    """With a writer; the old primary's process has ended, and the other one has all that was acknowledged."""
+    writer = Writer(old)
+    writer.wait_writes()
+    said = rig.command(old, "switchover")
+    check("handed over at epoch" in said, said)
+    check(old.process.wait(30) == 0, "the former primary has not ended with 0")
+    old.process = None
+    writer.join(30)
+    check(not writer.is_alive() and writer.last is not None, "the last write was not refused")
+    new.wait("the primary", lambda s: s["role"] == "primary")
+    writer.verify(new)
+    check(len(writer.acknowledged) > 40, "the writer wrote nothing to speak of")
+
+
+@scenario
+def switchover_and_back(rig):
+    rig.begin()
+    old, new = rig.alpha, rig.beta
+    for i in range(3):
+        hand_over(rig, old, new)
+        rig.generation(new, i + 2)
+        rig.write(new, (0, 20 * UNIT))
+        old.start("secondary")
+        rig.meet(new, IDLE + 8 * BLOCK)
+        rig.generation(old, i + 2)
+        old, new = new, old
+
+
+@scenario
+def switchover_is_refused(rig):
+    rig.begin()
+    said = rig.command(rig.beta, "switchover", code=4)
+    check("it is the primary that hands over" in said, said)
+    rig.solo()
+    said = rig.command(rig.alpha, "switchover", code=4)
+    check("not protected" in said, said)
+    rig.write(rig.alpha, (0, UNIT))
+    rig.open_link()
+    rig.meet(rig.alpha, IDLE + 2 * BLOCK)
+
+
+def goes_on(rig, kind, *words, **arguments):
+    """The switchover fails while the last commit cannot come, and the writer goes on here."""
+    writer = Writer(rig.alpha)
+    writer.wait_writes()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        yield writer
+        try:
+            pool.submit(rig.alpha.execute, "switchover", **arguments).result(60)
+            check(False, "it has moved though nothing can be committed")
+        except Refused as e:
+            check(e.kind == kind and all(w in str(e) for w in words), str(e))
+    writer.wait_writes()
+    writer.end()
+    check(writer.last is None, "a write was refused though nothing has moved")
+    writer.verify(rig.alpha)
+
+
+@scenario
+def switchover_without_a_commit_in_time(rig):
+    """The secondary stands still: the primary takes its role back, and the secondary promotes itself neither then nor later."""
+    rig.begin()
+    for _ in goes_on(rig, "timeout", "nothing has moved", timeout_ms=300):
+        rig.beta.process.send_signal(signal.SIGSTOP)
+    rig.beta.process.send_signal(signal.SIGCONT)
+    rig.meet(rig.alpha)
+    rig.generation(rig.beta, rig.alpha.status()["generation"])
+    hand_over(rig, rig.alpha, rig.beta)
+
+
+@scenario
+def switchover_and_the_secondary_dies(rig):
+    rig.begin()
+    for _ in goes_on(rig, "peer", "nothing has moved"):
+        rig.beta.process.send_signal(signal.SIGSTOP)
+        killer = threading.Timer(0.5, rig.beta.process.send_signal, (signal.SIGKILL,))
+        killer.start()
+    killer.join()
+    rig.beta.kill()
     rig.beta.start("secondary")
     rig.meet(rig.alpha)
 
