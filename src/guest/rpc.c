@@ -217,7 +217,7 @@ int rpc_wait(struct rpc *c, const char *command, json_int_t id, uint64_t deadlin
 int rpc_execute(struct rpc *c, const char *command, json_t *arguments, int fd, uint64_t deadline,
 	json_t **ret_return, struct error *err)
 {
-	json_int_t id;
+	json_int_t id = 0;
 	int r = rpc_send(c, command, arguments, fd, deadline, &id, err);
 
 	return r < 0 ? r : rpc_wait(c, command, id, deadline, ret_return, err);
