@@ -69,8 +69,11 @@ static void track_all_rounds(enum track_way way)
 	uint64_t reported = 0;
 	bool many = false;
 	int status;
-	pid_t pid = fork();
+	pid_t pid;
 
+	/* What the writer before has set. */
+	assert_int_equal(pwrite(ram_fd, "", 1, 8 * KERNEL_PAGE), 1);
+	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0)
 		writer_main();
