@@ -772,12 +772,24 @@ def goes_on(rig, kind, *words, **arguments):
     writer.verify(rig.alpha)
 
 
+def stand_still(process):
+    """SIGSTOP, and every thread has seen it: one that still runs could commit."""
+    process.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        threads = [t.read_text().rsplit(")", 1)[1].split()[0] for t in pathlib.Path("/proc/%d/task" % process.pid).glob("*/stat")]
+        if all(state == "T" for state in threads):
+            return
+        time.sleep(0.001)
+    raise Failure("it does not stand still")
+
+
 @scenario
 def switchover_without_a_commit_in_time(rig):
     """The secondary stands still: the primary takes its role back, and the secondary promotes itself neither then nor later."""
     rig.begin()
     for _ in goes_on(rig, "timeout", "nothing has moved", timeout_ms=300):
-        rig.beta.process.send_signal(signal.SIGSTOP)
+        stand_still(rig.beta.process)
     rig.beta.process.send_signal(signal.SIGCONT)
     rig.meet(rig.alpha)
     rig.generation(rig.beta, rig.alpha.status()["generation"])
@@ -788,7 +800,7 @@ def switchover_without_a_commit_in_time(rig):
 def switchover_and_the_secondary_dies(rig):
     rig.begin()
     for _ in goes_on(rig, "peer", "nothing has moved"):
-        rig.beta.process.send_signal(signal.SIGSTOP)
+        stand_still(rig.beta.process)
         killer = threading.Timer(0.5, rig.beta.process.send_signal, (signal.SIGKILL,))
         killer.start()
     killer.join()
