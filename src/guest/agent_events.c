@@ -93,9 +93,8 @@ int agent_repl_catch_up(struct agent *a, struct error *err)
 		/* The same session, and something of it was refused: nothing less than a new one is
 		 * right. */
 		log_warning("the replicator refused a checkpoint: beginning anew");
-		r = repl_run(a->repl, "disconnect", NULL, NULL, err);
-		if (r == 0)
-			r = repl_run(a->repl, "connect", NULL, NULL, err);
+		r = repl_run(a->repl, "connect", json_pack("{s:I}", "session", (json_int_t)number),
+			NULL, err);
 		connected = false;
 	}
 	if (connected != a->session || number != a->session_number)

@@ -251,10 +251,15 @@ static int command_promote(struct command_call *c, json_t **ret, struct error *e
 
 static int command_connect(struct command_call *c, json_t **ret, struct error *err)
 {
+	json_t *session = json_object_get(c->arguments, "session");
 	struct node *n = c->n;
 
 	pthread_mutex_lock(&n->lock);
-	if (n->sender)
+	if (session) {
+		if (n->sender && json_integer_value(session) > 0)
+			sender_restart(n->sender, (uint64_t)json_integer_value(session),
+				"a new session was asked for");
+	} else if (n->sender)
 		sender_connect(n->sender);
 	else if (n->receiver)
 		receiver_connect(n->receiver);
@@ -363,7 +368,7 @@ static const struct command {
 	{"resolve", command_resolve, {{"yield", JSON_TRUE}}},
 	{"verify", command_verify, {{"repair", JSON_TRUE}}},
 	{"query-verify", command_query_verify, {{0}}},
-	{"connect", command_connect, {{0}}},
+	{"connect", command_connect, {{"session", JSON_INTEGER}}},
 	{"disconnect", command_disconnect, {{0}}},
 	{"shutdown", command_shutdown, {{0}}},
 	{"events", command_events, {{"enable", JSON_TRUE}}},

@@ -22,7 +22,9 @@ static int command_no_guest(const struct node *n, const char *what, struct error
 
 static int command_not_replicating(const struct node *n, const char *what, struct error *err)
 {
-	return error_set(err, ERROR_STATE, -ENOTCONN, "%s: this node is not replicating: %s", what,
+	/* A primary: the session has ended, of which an event tells. */
+	return error_set(err, n->sender ? ERROR_PEER : ERROR_STATE, -ENOTCONN,
+		"%s: this node is not replicating: %s", what,
 		n->reason[0] ? n->reason : "it is no primary with a link");
 }
 

@@ -293,14 +293,14 @@ int sender_checkpoint_seal(struct sender *s, uint64_t session, uint64_t epoch, b
 	return -ENOTCONN;
 }
 
-void sender_restart(struct sender *s, uint64_t session)
+void sender_restart(struct sender *s, uint64_t session, const char *why)
 {
 	if (sender_session_id(s) != session)
 		return;
 	s->end_session = s->retry_now = true;
 	primary_session_end(&s->core);
 	pthread_cond_broadcast(&s->room);
-	node_set_reason(s->n, "the first checkpoint was abandoned");
+	node_set_reason(s->n, "%s", why);
 	node_changed(s->n);
 	wake_up(&s->wake);
 }

@@ -70,8 +70,9 @@ int sender_checkpoint_seal(struct sender *s, uint64_t session, uint64_t epoch, b
 uint64_t sender_checked(const struct sender *s, const struct memcheck_result **ret_result);
 /* (L) To look at. */
 const struct primary *sender_core(const struct sender *s);
-/* (L) Ends this session and begins another at once. */
-void sender_restart(struct sender *s, uint64_t session);
+/* (L) Ends this session, if it still runs, and begins another at once; why: the reason in status.
+ */
+void sender_restart(struct sender *s, uint64_t session, const char *why);
 
 /* (L) */
 void sender_connect(struct sender *s);

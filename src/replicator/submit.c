@@ -67,7 +67,7 @@ static void submit_end(struct submitter *s, struct submit_job *job)
 		fault_point(FAULT_PRIMARY_SEAL);
 	job->into = job->epoch + 1;
 	if (r == -EPERM) {
-		sender_restart(n->sender, job->session);
+		sender_restart(n->sender, job->session, "the first checkpoint was abandoned");
 		job->into = 0;
 		r = 0;
 	}

@@ -186,6 +186,21 @@ promotion_dies() {
   esac
 }
 
+# stays_closed: the administrator's `disconnect` in the middle of checkpoints, one of which it may make fail, is not undone
+stays_closed() {
+  local said i
+  for i in {1..12}; do
+    protected || return 1
+    rig_random 0 40
+    sleep "0.0$random"
+    rig_run "$from" disconnect >>"$rig_dir/commands.log" || { rig_fail "tandem disconnect failed: $(rig_reason)"; return 1; }
+    vm_goes_on "$from" $(($(vm_lines "$from") + 3)) 30 || return 1
+    said=$(rig_run "$from" status --json | jq -c '[.state, .link.connected]')
+    [ "$said" = '["solo",false]' ] || { rig_fail "disconnected $i times, and then $said"; return 1; }
+    rig_run "$from" connect >>"$rig_dir/commands.log" || { rig_fail "tandem connect failed: $(rig_reason)"; return 1; }
+  done
+}
+
 # --- all of them ---
 
 wanted "${standby_points[@]}"; standby_points=("${points[@]}")
@@ -194,7 +209,7 @@ wanted "${both_points[@]}"; both_points=("${points[@]}")
 wanted "${promote_points[@]}"; promote_points=("${points[@]}")
 total=$((${#standby_points[@]} + ${#primary_points[@]} + ${#both_points[@]} + ${#promote_points[@]}))
 [ "$total" -gt 0 ] || { echo "Bail out! no fault point matches $pattern"; exit 1; }
-echo "1..$((total + 1))"
+echo "1..$((total + 2))"
 echo "# seed $seed"
 vm_group_keys='epoch-ms = 40'
 vm_boot_new "$build/tandem" "$seed" '-M pc -device virtio-blk-pci,drive=vda,bootindex=0 -device virtio-blk-pci,drive=vdb' || bad "a group"
@@ -205,6 +220,8 @@ start beta standby
 start alpha run
 from=alpha to=beta
 vm_goes_on alpha 1 60 || bad "the guest boots"
+stays_closed || bad "a link closed by command stays closed"
+ok "a link closed by command stays closed"
 while [ ${#standby_points[@]} -gt 0 ] || [ ${#primary_points[@]} -gt 0 ]; do
   p=${standby_points[0]:-}
   if [ -n "$p" ]; then
