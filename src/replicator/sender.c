@@ -348,7 +348,7 @@ void sender_get_status(struct sender *s, struct sender_status *ret_status)
 		.sync_total = s->sync_total,
 		.sync_sent = s->sync_sent,
 		.sync_rate = s->sync_rate,
-		.session = s->session,
+		.session = sender_session_id(s),
 		.disks_copied = s->core.disks_copied && primary_replicating(&s->core),
 		.unsealed = s->core.cuts_count,
 		.open_bytes = s->core.open_space,
