@@ -11,58 +11,17 @@
  *
  * Memory: VERIFY_AHEAD questions and at most VERIFY_RANGES ranges.  Guests that write to the range
  * wait for one read of at most 1 MiB. */
-#include "replicator/verify.h"
+#include "replicator/verify_internal.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "replicator/compare.h"
-#include "replicator/sender_internal.h"
 #include "replicator/volume.h"
 #include "util/bytes.h"
 #include "util/clock.h"
-#include "util/crc.h"
 #include "util/log.h"
-
-#define VERIFY_AHEAD 8u     /* digests without an answer; the secondary takes more */
-#define VERIFY_RANGES 1024u /* that are named */
-#define VERIFY_PASSES 16u   /* over blocks that are written to all the time */
-
-struct verify_range {
-	unsigned volume;
-	uint64_t off, len;
-};
-
-struct verify_question {
-	uint64_t off, len;
-	uint32_t volume, block;
-	unsigned count;
-	uint64_t differ, written; /* a bit a block */
-};
-
-struct verify {
-	struct sender *s;
-	pthread_t thread;
-	uint64_t session;
-	bool repair;
-	uint8_t *buf; /* RECORD_MAX_PAYLOAD; the thread's */
-
-	/* (L) a ring: heard of asked have their answer */
-	struct verify_question questions[VERIFY_AHEAD];
-	unsigned first, asked, heard;
-
-	bool running;                              /* (L) */
-	uint64_t done, total, began, ended;        /* (L) */
-	uint64_t differ, repaired;                 /* (L) bytes of blocks */
-	uint64_t unsettled;                        /* (L) never compared: always rewritten */
-	uint64_t repairs;                          /* newest epoch with one */
-	struct verify_range ranges[VERIFY_RANGES]; /* (L) */
-	unsigned nranges;
-	bool more;
-	char failure[200]; /* (L) "" = none */
-};
 
 /* --- the guests' and the link's side --- */
 
@@ -332,7 +291,7 @@ static int verify_passes(struct verify *y)
 	return r;
 }
 
-static void *verify_main(void *arg)
+void *verify_main(void *arg)
 {
 	struct verify *y = arg;
 	struct node *n = y->s->n;
@@ -359,126 +318,4 @@ static void *verify_main(void *arg)
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
 	return NULL;
-}
-
-/* --- control --- */
-
-static void verify_free(struct verify *y)
-{
-	if (!y)
-		return;
-	pthread_join(y->thread, NULL);
-	free(y->buf);
-	free(y);
-}
-
-void verify_end(struct sender *s)
-{
-	struct verify *y;
-
-	pthread_mutex_lock(&s->n->lock);
-	y = s->verify;
-	pthread_mutex_unlock(&s->n->lock);
-	if (!y)
-		return;
-	pthread_join(y->thread, NULL);
-	pthread_mutex_lock(&s->n->lock);
-	s->verify = NULL;
-	pthread_mutex_unlock(&s->n->lock);
-	free(y->buf);
-	free(y);
-}
-
-bool verify_running(const struct sender *s)
-{
-	return s->verify && s->verify->running;
-}
-
-/* (L) Why not now; NULL = it can begin. */
-static const char *verify_refused(const struct node *n)
-{
-	if (!n->sender)
-		return "only on the primary";
-	if (n->guest)
-		return "this node runs a guest: ask its agent";
-	if (n->sender->core.state != PRIMARY_PROTECTED || !sender_session_id(n->sender))
-		return "this primary is not protected";
-	if (n->handing)
-		return "the role is being handed over";
-	return verify_running(n->sender) ? "one is under way" : NULL;
-}
-
-int verify_start(struct node *n, bool repair, struct error *err)
-{
-	struct verify *y = calloc(1, sizeof(*y)), *old = NULL;
-	const char *why;
-	int r = -EINVAL;
-
-	if (y)
-		y->buf = malloc(RECORD_MAX_PAYLOAD);
-	if (!y || !y->buf) {
-		free(y);
-		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
-	}
-	y->repair = repair;
-	y->running = true;
-	y->began = clock_ns();
-	pthread_mutex_lock(&n->lock);
-	why = verify_refused(n);
-	if (!why) {
-		y->s = n->sender;
-		y->session = sender_session_id(n->sender);
-		for (unsigned i = 0; i < n->nvolumes; i++) {
-			dirtymap_mark_all(n->maps[i], DIRTYMAP_ASKED);
-			y->total += n->maps[i]->size;
-		}
-		old = n->sender->verify;
-		r = -pthread_create(&y->thread, NULL, verify_main, y);
-		n->sender->verify = r == 0 ? y : old;
-	}
-	pthread_mutex_unlock(&n->lock);
-	if (why)
-		error_set(err, ERROR_STATE, -EINVAL, "%s", why);
-	else if (r < 0)
-		error_code(err, r, "cannot start a thread");
-	if (r < 0) {
-		free(y->buf);
-		free(y);
-		return r;
-	}
-	verify_free(old);
-	return 0;
-}
-
-json_t *verify_answer(struct node *n)
-{
-	json_t *ranges = json_array(), *o;
-	const struct verify *y;
-	uint64_t ns, rate;
-
-	pthread_mutex_lock(&n->lock);
-	y = n->sender ? n->sender->verify : NULL;
-	if (!y) {
-		pthread_mutex_unlock(&n->lock);
-		json_decref(ranges);
-		return json_pack("{s:s}", "state", "none");
-	}
-	ns = (y->running ? clock_ns() : y->ended) - y->began;
-	rate = ns ? (uint64_t)((double)y->done * (double)NS_PER_S / (double)ns) : 0;
-	for (unsigned i = 0; i < y->nranges; i++)
-		json_array_append_new(ranges,
-			json_pack("{s:s,s:I,s:I}", "disk", n->volumes[y->ranges[i].volume].name,
-				"offset", (json_int_t)y->ranges[i].off, "length",
-				(json_int_t)y->ranges[i].len));
-	o = json_pack("{s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:o,s:s}", "state",
-		y->running      ? "running"
-		: y->failure[0] ? "failed"
-				: "done",
-		"repair", y->repair, "done", (json_int_t)y->done, "total", (json_int_t)y->total,
-		"rate", (json_int_t)rate, "eta",
-		rate ? (json_int_t)((y->total - y->done) / rate) : (json_int_t)-1, "differ",
-		(json_int_t)y->differ, "repaired", (json_int_t)y->repaired, "unsettled",
-		(json_int_t)y->unsettled, "more", y->more, "ranges", ranges, "reason", y->failure);
-	pthread_mutex_unlock(&n->lock);
-	return o;
 }

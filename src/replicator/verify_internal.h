@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of a verify share: verify.c (its thread), verify_control.c (begin, end, what is
+ * said of it). */
+#ifndef TANDEM_REPLICATOR_VERIFY_INTERNAL_H
+#define TANDEM_REPLICATOR_VERIFY_INTERNAL_H
+
+#include "replicator/sender_internal.h"
+#include "replicator/verify.h"
+
+#define VERIFY_AHEAD 8u     /* digests without an answer; the secondary takes more */
+#define VERIFY_RANGES 1024u /* that are named */
+#define VERIFY_PASSES 16u   /* over blocks that are written to all the time */
+
+struct verify_range {
+	unsigned volume;
+	uint64_t off, len;
+};
+
+struct verify_question {
+	uint64_t off, len;
+	uint32_t volume, block;
+	unsigned count;
+	uint64_t differ, written; /* a bit a block */
+};
+
+struct verify {
+	struct sender *s;
+	pthread_t thread;
+	uint64_t session;
+	bool repair;
+	uint8_t *buf; /* RECORD_MAX_PAYLOAD; the thread's */
+
+	/* (L) a ring: heard of asked have their answer */
+	struct verify_question questions[VERIFY_AHEAD];
+	unsigned first, asked, heard;
+
+	bool running;                              /* (L) */
+	uint64_t done, total, began, ended;        /* (L) */
+	uint64_t differ, repaired;                 /* (L) bytes of blocks */
+	uint64_t unsettled;                        /* (L) never compared: always rewritten */
+	uint64_t repairs;                          /* newest epoch with one */
+	struct verify_range ranges[VERIFY_RANGES]; /* (L) */
+	unsigned nranges;
+	bool more;
+	char failure[200]; /* (L) "" = none */
+};
+
+/* verify.c: the thread. */
+void *verify_main(void *arg);
+
+#endif
