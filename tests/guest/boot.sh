@@ -42,4 +42,5 @@ else
   args+=(-chardev "stdio,id=out,signal=off" -serial chardev:out)
 fi
 [ -z "$pidfile" ] || args+=(-pidfile "$pidfile")
-exec qemu-system-x86_64 "${args[@]}" </dev/null
+read -ra qemu <<<"${TANDEM_TEST_QEMU:-qemu-system-x86_64}"
+exec "${qemu[@]}" "${args[@]}" </dev/null

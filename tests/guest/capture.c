@@ -124,6 +124,7 @@ static void start(int i, const char *side, const struct conf_node *node, int ram
 	const char *machine, const char *extra, const char *load)
 {
 	struct error err = {0};
+	const char *qemu = getenv("TANDEM_TEST_QEMU");
 	char line[4096];
 	struct vm_spec spec = {.qemu = line,
 		.preload = preload,
@@ -135,13 +136,13 @@ static void start(int i, const char *side, const struct conf_node *node, int ram
 		.incoming = machine != NULL};
 
 	snprintf(line, sizeof(line),
-		"qemu-system-x86_64 -accel tcg -nodefaults -no-user-config -display none "
+		"%s -accel tcg -nodefaults -no-user-config -display none "
 		"-no-reboot "
 		"-kernel %s/vmlinuz -initrd %s/initrd.img -append 'console=ttyS0 quiet panic=-1 "
 		"mitigations=off nokaslr rcupdate.rcu_expedited=1 random.trust_cpu=on "
 		"tandem.mode=agree-raw tandem.load=%s%s' -serial file:%s %s",
-		cache, cache, load, strstr(extra, "scsi-hd") ? " tandem.disks=sd" : "",
-		path(side, "/console"), extra);
+		qemu ? qemu : "qemu-system-x86_64", cache, cache, load,
+		strstr(extra, "scsi-hd") ? " tandem.disks=sd" : "", path(side, "/console"), extra);
 	if (vm_start(&vms[i], &spec, &err) < 0)
 		die(1, "side %s: %s", side, err.text);
 }

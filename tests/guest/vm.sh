@@ -4,6 +4,7 @@
 # Beside lib.sh, which is sourced first. A step returns 0, or non-zero with the reason in $why. The guest is agree.c; its
 # console is CONSOLE of the node where it runs, one file per incarnation.
 
+vm_qemu=${TANDEM_TEST_QEMU:-qemu-system-x86_64} # with arguments, if need be; of the user's choice
 vm_memory=192M
 vm_smp=1
 vm_mode=agree       # of init: agree (ext4 and raw), agree-raw
@@ -22,7 +23,7 @@ vm_new() {
 [guest]
 memory = $vm_memory
 $vm_keys
-qemu = qemu-system-x86_64 -accel tcg -smp $vm_smp -nodefaults -no-user-config -display none
+qemu = $vm_qemu -accel tcg -smp $vm_smp -nodefaults -no-user-config -display none
   -kernel '$cache/vmlinuz' -initrd '$cache/initrd.img' -serial file:console $vm_args
   -append 'console=ttyS0 quiet panic=-1 mitigations=off nokaslr rcupdate.rcu_expedited=1 random.trust_cpu=on tandem.mode=$vm_mode tandem.load=$vm_load'
 END
@@ -42,7 +43,7 @@ vm_boot_new() {
 [guest]
 memory = 64M
 $vm_keys
-qemu = qemu-system-x86_64 -accel tcg -nodefaults -no-user-config -display none -serial file:console $3
+qemu = $vm_qemu -accel tcg -nodefaults -no-user-config -display none -serial file:console $3
 END
   rig_init
 }

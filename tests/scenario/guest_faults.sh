@@ -8,11 +8,12 @@
 #   both                 of the standby's disks nothing is missing that was committed, and they are of one instant
 #   a promotion          the same, for a standby that dies while it is promoted, after the primary did
 # The guest is bootsector.S, which compares memory and disks before each of its steps.
-# usage: tests/scenario/guest_faults.sh BUILD_DIR [PATTERN] [SEED]    (points that match; output in the manner of TAP)
+# CAPTURE: as in [guest], default fifo; an empty SEED is a random one; only points that match PATTERN; output in the manner of TAP.
+# usage: tests/scenario/guest_faults.sh BUILD_DIR [PATTERN [SEED [CAPTURE]]]
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ $# -le 3 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
-build=$(cd "$1" && pwd) pattern=${2:-*} seed=${3:-$((RANDOM % 32768))}
+[ $# -ge 1 ] && [ $# -le 4 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
+build=$(cd "$1" && pwd) pattern=${2:-*} seed=${3:-$((RANDOM % 32768))} capture=${4:-fifo}
 # shellcheck source=../guest/lib.sh
 . "$here/../guest/lib.sh"
 # shellcheck source=../guest/vm.sh
@@ -211,7 +212,7 @@ total=$((${#standby_points[@]} + ${#primary_points[@]} + ${#both_points[@]} + ${
 [ "$total" -gt 0 ] || { echo "Bail out! no fault point matches $pattern"; exit 1; }
 echo "1..$((total + 2))"
 echo "# seed $seed"
-vm_group_keys='epoch-ms = 40'
+vm_group_keys='epoch-ms = 40' vm_keys="capture = $capture"
 vm_boot_new "$build/tandem" "$seed" '-M pc -device virtio-blk-pci,drive=vda,bootindex=0 -device virtio-blk-pci,drive=vdb' || bad "a group"
 ! TANDEM_FAULT=agent-nowhere "$rig_tandem" status "$rig_conf" --node alpha 2>"$rig_dir/refused.log" &&
   grep -q 'no fault point "agent-nowhere"' "$rig_dir/refused.log" || { why=$(cat "$rig_dir/refused.log"); bad "an unknown point is refused"; }
