@@ -41,7 +41,9 @@ enum replica_chunk_state {
 
 struct replica_chunk {
 	struct replica_chunk *next; /* in log order */
-	uint8_t *buf;               /* JOURNAL_CHUNK_MAX bytes, or NULL: only in the journal */
+	uint8_t *buf;               /* size bytes, or NULL: only in the journal */
+	uint32_t size;
+	bool mapped; /* buf is its place in the ring: never written, never evicted */
 	struct journal_chunk head;
 	enum replica_chunk_state state;
 	unsigned pins;    /* batches and readers that need buf */
@@ -104,6 +106,9 @@ struct replica_config {
 	unsigned volumes;
 	uint64_t sizes[RECORD_MAX_VOLUMES]; /* bytes */
 	uint64_t staging_limit;
+	/* The ring of the journal, mapped and shared with the file (a journal in memory), else
+	 * NULL: what is received then stands in its place at once. */
+	uint8_t *ring;
 	bool manual;          /* commit-policy = manual: wait for replica_commit */
 	bool ack_when_sealed; /* [unsafe] commit = received */
 	/* A group with a guest: volume numbers of its memory and state; the image is sizes[memory]

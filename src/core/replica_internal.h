@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the replica share: replica.c (life, control, questions), replica_rx.c (link),
- * replica_local.c (local writers), replica_log.c (chunks and commits), replica_apply.c (batches),
- * replica_index.c (the live index), replica_recover.c. */
+ * replica_local.c (local writers), replica_chunk.c (buffers), replica_log.c (the log and commits),
+ * replica_apply.c (batches), replica_index.c (the live index), replica_recover.c. */
 #ifndef TANDEM_CORE_REPLICA_INTERNAL_H
 #define TANDEM_CORE_REPLICA_INTERNAL_H
 
 #include "core/compress.h"
 #include "core/replica.h"
 
-/* A COMMIT and a DISCARD record always fit behind the received ones. */
-#define REPLICA_CHUNK_ROOM (JOURNAL_CHUNK_MAX - 2 * RECORD_HEADER_SIZE)
 #define REPLICA_CHUNK_CLOSE RECORD_MAX_PAYLOAD /* a chunk this full is closed */
 /* Journal space that received changes never take: the chunk being filled, and the one with the
  * COMMIT that frees the others, must always find room, each perhaps behind a skip. */
@@ -71,6 +69,7 @@ struct replica {
 	bool commit_due, discard_due; /* records to be placed when it has come back */
 	uint32_t rx_at, rx_len;       /* in filling->buf: first unparsed byte, end of received */
 	size_t rx_need;               /* of the record that begins at rx_at */
+	size_t rx_size;               /* of the newest whole one: the next may be as long */
 	uint64_t session_changes, session_bytes, acked_changes;
 	uint64_t acked_epoch; /* received, as the primary knows */
 	uint64_t direct_epoch, sync_done, sync_total;
@@ -99,14 +98,36 @@ struct replica {
 	size_t blob_len, blob_cap, state_len;
 };
 
-/* replica_log.c */
-struct replica_chunk *replica_chunk_new(struct replica *r);
-void replica_chunk_free(struct replica *r, struct replica_chunk *c);
+/* replica_chunk.c */
+/* A chunk with room for need bytes, header included.  Of a mapped one head is where the log will
+ * end, and *ret_skip, if not NULL, is to be placed before it. */
+struct replica_chunk *replica_chunk_new(
+	struct replica *r, uint64_t head, size_t need, struct replica_chunk **ret_skip);
+/* One to be placed as a SKIP at the end of the log. */
+struct replica_chunk *replica_chunk_skip(struct replica *r);
+void replica_chunk_free(struct replica *r, struct replica_chunk *c); /* NULL is fine */
 /* Gives memory back until at most that many unused buffers are left. */
 void replica_spare_trim(struct replica *r, unsigned left);
+/* Where need bytes go behind head: there, or in the next segment. */
+uint64_t replica_place_behind(uint64_t head, uint64_t need);
+bool replica_evict(struct replica *r);
 int replica_filling_get(struct replica *r);
+/* A filling chunk that has nothing whole and is too small for a record of that size is exchanged;
+ * 0 or -ENOMEM. */
+int replica_filling_fit(struct replica *r, size_t size);
+/* What was received is not for the journal: it moves out of the ring.  0 or -ENOMEM. */
+int replica_filling_stage(struct replica *r);
 /* Puts a header-only record behind the whole records of the filling chunk; 0 or -ENOMEM. */
 int replica_insert_record(struct replica *r, const struct record *rec);
+/* How far received records may fill it: a COMMIT and a DISCARD record always fit behind. */
+static inline uint32_t replica_chunk_room(const struct replica_chunk *c)
+{
+	return c->size - 2 * RECORD_HEADER_SIZE;
+}
+
+/* replica_log.c */
+/* Gives it the next place, as a SKIP. */
+void replica_log_skip(struct replica *r, struct replica_chunk *skip);
 /* Closes the filling chunk: to the journal, or in direct mode to the images. */
 int replica_chunk_close(struct replica *r);
 void replica_log_kick(struct replica *r);
@@ -118,7 +139,6 @@ bool replica_space_low(const struct replica *r);
 bool replica_tail_due(const struct replica *r);
 /* Places COMMIT records for sealed epochs that may commit. */
 int replica_commit_next(struct replica *r);
-bool replica_evict(struct replica *r);
 void replica_log_trim(struct replica *r);
 static inline bool replica_acks_seals(const struct replica *r)
 {

@@ -48,8 +48,11 @@ int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint6
 		return -EIO;
 	if (r->session)
 		return -EBUSY;
-	if (r->filling && r->rx_at + size > REPLICA_CHUNK_ROOM) {
+	r->rx_size = size;
+	if (r->filling && r->rx_at + size > replica_chunk_room(r->filling)) {
 		err = replica_chunk_close(r);
+		if (err == 0)
+			err = replica_filling_fit(r, size);
 		if (err < 0)
 			return err;
 	}

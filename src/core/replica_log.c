@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Chunks: filling, placing in the ring, writing in order, committing, forgetting. */
+/* Chunks: placing in the ring, writing in order, committing, forgetting. */
 #include "core/replica_internal.h"
 
 #include <errno.h>
@@ -7,108 +7,6 @@
 #include <string.h>
 
 #include "util/bytes.h"
-
-static uint8_t *replica_spare_take(struct replica *r)
-{
-	struct replica_spare *s = r->spare;
-
-	if (s) {
-		r->spare = s->next;
-		r->spares--;
-	}
-	return (uint8_t *)s;
-}
-
-void replica_spare_trim(struct replica *r, unsigned left)
-{
-	while (r->spares > left)
-		free(replica_spare_take(r));
-}
-
-struct replica_chunk *replica_chunk_new(struct replica *r)
-{
-	struct replica_chunk *c = calloc(1, sizeof(*c));
-
-	if (!c)
-		return NULL;
-	while (r->staged + JOURNAL_CHUNK_MAX > r->cfg.staging_limit && replica_evict(r))
-		;
-	c->buf = replica_spare_take(r);
-	if (!c->buf)
-		c->buf = aligned_alloc(JOURNAL_BLOCK, JOURNAL_CHUNK_MAX);
-	if (!c->buf) {
-		free(c);
-		return NULL;
-	}
-	r->staged += JOURNAL_CHUNK_MAX;
-	c->head.used = JOURNAL_CHUNK_HEADER;
-	return c;
-}
-
-static void replica_chunk_drop_buffer(struct replica *r, struct replica_chunk *c)
-{
-	if (!c->buf)
-		return;
-	struct replica_spare *s = (struct replica_spare *)(void *)c->buf;
-
-	s->next = r->spare;
-	r->spare = s;
-	r->spares++;
-	c->buf = NULL;
-	r->staged -= JOURNAL_CHUNK_MAX;
-}
-
-void replica_chunk_free(struct replica *r, struct replica_chunk *c)
-{
-	replica_chunk_drop_buffer(r, c);
-	free(c);
-}
-
-int replica_filling_get(struct replica *r)
-{
-	if (r->filling)
-		return 0;
-	r->filling = replica_chunk_new(r);
-	if (!r->filling)
-		return -ENOMEM;
-	r->rx_at = r->rx_len = JOURNAL_CHUNK_HEADER;
-	return 0;
-}
-
-int replica_insert_record(struct replica *r, const struct record *rec)
-{
-	uint8_t *at;
-
-	/* The space that is left free behind it is for two; a third needs another chunk. */
-	if (r->filling && r->rx_len + 2 * RECORD_HEADER_SIZE > JOURNAL_CHUNK_MAX &&
-		replica_chunk_close(r) < 0)
-		return -ENOMEM;
-	if (replica_filling_get(r) < 0)
-		return -ENOMEM;
-	/* What was received behind it moves up by one header. */
-	at = r->filling->buf + r->rx_at;
-	memmove(at + RECORD_HEADER_SIZE, at, r->rx_len - r->rx_at);
-	record_put_header(at, rec);
-	r->rx_at += RECORD_HEADER_SIZE;
-	r->rx_len += RECORD_HEADER_SIZE;
-	r->filling->head.used = r->rx_at;
-	return 0;
-}
-
-/* Frees the newest buffer that only saves a read from the journal; false = there is none.  The
- * images take the oldest first: those stay in memory until then, and a backlog of any length is
- * read back in part only. */
-bool replica_evict(struct replica *r)
-{
-	struct replica_chunk *newest = NULL;
-
-	for (struct replica_chunk *c = r->log_first; c && c != r->write_first; c = c->next)
-		if (c->buf && c->pins == 0)
-			newest = c;
-	if (newest)
-		replica_chunk_drop_buffer(r, newest);
-	return newest != NULL;
-}
 
 static void replica_log_append(struct replica *r, struct replica_chunk *c)
 {
@@ -138,63 +36,126 @@ static void replica_place(struct replica *r, struct replica_chunk *c)
 	replica_log_append(r, c);
 }
 
-/* Starts the writes for which there is room, in order. */
+static void replica_flush_start(struct replica *r)
+{
+	if (r->flushing || r->flush_want <= r->flush_sent || r->mode == REPLICA_FAILED)
+		return;
+	r->flushing = true;
+	r->flush_sent = r->flush_want;
+	r->ops->journal_flush(r->ctx);
+}
+
+/* What is written in the order of the log; a COMMIT among it asks for a flush. */
+static void replica_log_advance(struct replica *r)
+{
+	while (r->write_first && r->write_first->state == REPLICA_CHUNK_WRITTEN) {
+		r->flush_want = max_u64(r->flush_want, r->write_first->commit);
+		r->write_first = r->write_first->next;
+	}
+	replica_flush_start(r);
+	replica_log_trim(r);
+}
+
+/* Starts the writes for which there is room, in order.  A mapped chunk stands where it belongs. */
 void replica_log_kick(struct replica *r)
 {
+	bool mapped = false;
+
 	for (struct replica_chunk *c = r->write_first; c; c = c->next) {
 		uint64_t end = c->head.pos + c->head.len;
 
 		if (c->state != REPLICA_CHUNK_WAITING)
 			continue;
 		if (r->mode == REPLICA_FAILED || end - r->durable.tail > r->durable.ring_size)
-			return;
-		c->state = REPLICA_CHUNK_WRITING;
-		r->ops->chunk_write(r->ctx, c);
+			break;
+		c->state = c->mapped ? REPLICA_CHUNK_WRITTEN : REPLICA_CHUNK_WRITING;
+		mapped |= c->mapped;
+		if (!c->mapped)
+			r->ops->chunk_write(r->ctx, c);
 	}
+	if (mapped)
+		replica_log_advance(r);
 }
 
-int replica_chunk_close(struct replica *r)
+void replica_log_skip(struct replica *r, struct replica_chunk *skip)
 {
-	struct replica_chunk *c = r->filling, *skip = NULL, *next = NULL;
+	skip->head.flags = JOURNAL_CHUNK_SKIP;
+	skip->head.used = JOURNAL_CHUNK_HEADER;
+	replica_place(r, skip);
+}
+
+/* The chunk in which what was received behind the whole records goes on, and what is skipped before
+ * it. */
+struct replica_chunk_pair {
+	struct replica_chunk *chunk, *skip;
+};
+
+/* All memory first, so that nothing has changed when there is none. */
+static int replica_chunk_prepare(struct replica *r, const struct replica_chunk *c,
+	struct replica_chunk **ret_skip, struct replica_chunk_pair *ret_next)
+{
+	uint32_t len = (uint32_t)round_up(c->head.used, JOURNAL_BLOCK);
+	uint64_t pos = c->mapped ? c->head.pos : replica_place_behind(r->head, len);
+	struct replica_chunk *skip = NULL;
 	uint32_t rest = r->rx_len - r->rx_at;
 
-	if (!c || c->head.used == JOURNAL_CHUNK_HEADER)
-		return 0;
-	/* All memory first, so that nothing has changed when there is none. */
-	if (!replica_to_images(r) && JOURNAL_SEGMENT - r->head % JOURNAL_SEGMENT <
-					     round_up(c->head.used, JOURNAL_BLOCK)) {
-		skip = replica_chunk_new(r);
+	*ret_next = (struct replica_chunk_pair){NULL, NULL};
+	if (!replica_to_images(r) && pos != r->head) {
+		skip = replica_chunk_skip(r);
 		if (!skip)
 			return -ENOMEM;
 	}
 	if (rest > 0) {
-		next = replica_chunk_new(r);
-		if (!next) {
-			if (skip)
-				replica_chunk_free(r, skip);
+		ret_next->chunk = replica_chunk_new(r, pos + len,
+			JOURNAL_CHUNK_HEADER + max_u64(rest, r->rx_need) + 2 * RECORD_HEADER_SIZE,
+			&ret_next->skip);
+		if (!ret_next->chunk) {
+			replica_chunk_free(r, skip);
 			return -ENOMEM;
 		}
-		memcpy(next->buf + JOURNAL_CHUNK_HEADER, c->buf + r->rx_at, rest);
 	}
-	r->filling = next;
+	*ret_skip = skip;
+	return 0;
+}
+
+static void replica_direct_append(struct replica *r, struct replica_chunk *c)
+{
+	c->state = REPLICA_CHUNK_WRITTEN;
+	c->next = NULL;
+	if (r->direct_last)
+		r->direct_last->next = c;
+	else
+		r->direct_first = c;
+	r->direct_last = c;
+	r->ops->apply_ready(r->ctx);
+}
+
+int replica_chunk_close(struct replica *r)
+{
+	struct replica_chunk *c = r->filling, *skip;
+	uint32_t rest = r->rx_len - r->rx_at;
+	struct replica_chunk_pair next;
+
+	if (!c || c->head.used == JOURNAL_CHUNK_HEADER)
+		return 0;
+	if (replica_chunk_prepare(r, c, &skip, &next) < 0)
+		return -ENOMEM;
+	/* Before anything is placed: that zeroes what is behind the whole records.  Of two mapped
+	 * chunks the places overlap as long as the first is not cut to its length. */
+	if (rest > 0)
+		memmove(next.chunk->buf + JOURNAL_CHUNK_HEADER, c->buf + r->rx_at, rest);
+	r->filling = next.chunk;
 	r->rx_at = JOURNAL_CHUNK_HEADER;
 	r->rx_len = JOURNAL_CHUNK_HEADER + rest;
 	if (replica_to_images(r)) {
-		c->state = REPLICA_CHUNK_WRITTEN;
-		c->next = NULL;
-		if (r->direct_last)
-			r->direct_last->next = c;
-		else
-			r->direct_first = c;
-		r->direct_last = c;
-		r->ops->apply_ready(r->ctx);
+		replica_direct_append(r, c);
 		return 0;
 	}
-	if (skip) {
-		skip->head.flags = JOURNAL_CHUNK_SKIP;
-		replica_place(r, skip);
-	}
+	if (skip)
+		replica_log_skip(r, skip);
 	replica_place(r, c);
+	if (next.skip)
+		replica_log_skip(r, next.skip);
 	replica_log_kick(r);
 	return 0;
 }
@@ -257,15 +218,6 @@ bool replica_tail_due(const struct replica *r)
 	return !r->tail_out && replica_tail(r) - r->durable.tail >= JOURNAL_SEGMENT;
 }
 
-static void replica_flush_start(struct replica *r)
-{
-	if (r->flushing || r->flush_want <= r->flush_sent || r->mode == REPLICA_FAILED)
-		return;
-	r->flushing = true;
-	r->flush_sent = r->flush_want;
-	r->ops->journal_flush(r->ctx);
-}
-
 void replica_chunk_written(struct replica *r, struct replica_chunk *c, int err)
 {
 	if (err < 0) {
@@ -273,12 +225,7 @@ void replica_chunk_written(struct replica *r, struct replica_chunk *c, int err)
 		return;
 	}
 	c->state = REPLICA_CHUNK_WRITTEN;
-	while (r->write_first && r->write_first->state == REPLICA_CHUNK_WRITTEN) {
-		r->flush_want = max_u64(r->flush_want, r->write_first->commit);
-		r->write_first = r->write_first->next;
-	}
-	replica_flush_start(r);
-	replica_log_trim(r);
+	replica_log_advance(r);
 }
 
 void replica_flushed(struct replica *r, int err)

@@ -32,6 +32,10 @@ static struct replica_chunk *replica_recover_chunk(
 		return NULL;
 	c->head = *jc;
 	c->state = REPLICA_CHUNK_WRITTEN;
+	c->mapped = r->cfg.ring != NULL;
+	if (c->mapped)
+		c->buf = r->cfg.ring + jc->pos % r->durable.ring_size;
+	c->size = jc->len;
 	if (r->log_last)
 		r->log_last->next = c;
 	else

@@ -23,7 +23,7 @@ bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len)
 	if ((!replica_to_images(r) && replica_space_low(r)) || replica_memory_full(r))
 		return false;
 	/* Records put in from this side may have filled the chunk. */
-	if (r->filling && r->rx_len >= REPLICA_CHUNK_ROOM && replica_chunk_close(r) < 0)
+	if (r->filling && r->rx_len >= replica_chunk_room(r->filling) && replica_chunk_close(r) < 0)
 		return false;
 	while (r->staged + (r->filling ? 0 : JOURNAL_CHUNK_MAX) > r->cfg.staging_limit)
 		if (!replica_evict(r))
@@ -34,7 +34,7 @@ bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len)
 	if (r->rx_need > have + want)
 		want = r->rx_need - have;
 	*ret_buf = r->filling->buf + r->rx_len;
-	*ret_len = min_u64(want, REPLICA_CHUNK_ROOM - r->rx_len);
+	*ret_len = min_u64(want, replica_chunk_room(r->filling) - r->rx_len);
 	r->lent = true;
 	return true;
 }
@@ -226,7 +226,7 @@ static int replica_sync_begin(struct replica *r, const struct record *rec)
 		return 0;
 	}
 	/* What stands in the chunk is of former sessions and for the journal. */
-	if (replica_chunk_close(r) < 0)
+	if (replica_chunk_close(r) < 0 || replica_filling_stage(r) < 0)
 		return -ENOMEM;
 	r->mode = REPLICA_DIRECT;
 	r->direct_ended = r->direct_final = r->direct_sealed = false;
@@ -383,6 +383,7 @@ static int replica_parse(struct replica *r, unsigned *ret_goodbye, const char **
 				return err;
 		}
 		r->rx_seq++;
+		r->rx_size = size;
 		if (!keep) {
 			at = r->filling->buf + r->rx_at; /* it may stand in another chunk now */
 			memmove(at, at + size, r->rx_len - r->rx_at - size);
@@ -412,10 +413,10 @@ int replica_rx_done(struct replica *r, size_t n, unsigned *ret_goodbye, const ch
 	if (err < 0)
 		return err;
 	if (r->filling && (r->filling->head.used >= REPLICA_CHUNK_CLOSE ||
-				  r->rx_at + r->rx_need > REPLICA_CHUNK_ROOM ||
-				  r->rx_len == REPLICA_CHUNK_ROOM))
-		return replica_chunk_close(r);
-	return 0;
+				  r->rx_at + r->rx_need > replica_chunk_room(r->filling) ||
+				  r->rx_len == replica_chunk_room(r->filling)))
+		err = replica_chunk_close(r);
+	return err < 0 ? err : replica_filling_fit(r, r->rx_need);
 }
 
 void replica_rx_idle(struct replica *r)

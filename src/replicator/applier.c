@@ -297,6 +297,7 @@ void *applier_main(void *arg)
 	int e = 0;
 
 	(void)pthread_setname_np(pthread_self(), "tandem-apply");
+	journal_io_populate(r);
 	for (unsigned i = 0; e == 0 && i < n->nvolumes; i++)
 		e = backing_batch_new(n->volumes[i].backing, &a.out[i]);
 	if (e < 0)

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The journal file: creation, header slots, and the chunk writes and flushes through io_uring. */
+/* The journal file: creation, header slots, and the chunk writes and flushes through io_uring.
+ *
+ * A journal on tmpfs is memory already: its ring is mapped, and the replica receives straight into
+ * it (core/replica_chunk.c).  Where that is refused it is written as any other. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "replicator/receiver_internal.h"
@@ -16,6 +21,8 @@
 #include "util/log.h"
 
 #define JOURNAL_IO_DEPTH 64u
+#define JOURNAL_IO_TMPFS 0x01021994 /* f_type; linux/magic.h has it, and others have it not */
+#define JOURNAL_IO_STEP (16u << 20) /* bytes populated at once */
 
 static uint64_t journal_io_random(void)
 {
@@ -61,6 +68,29 @@ int journal_io_create(const char *path, uint64_t size, bool force, struct error 
 		     : 0;
 }
 
+static void journal_io_map(struct receiver *r)
+{
+	const char *how = getenv("TANDEM_JOURNAL"); /* for tests: docs/testing.md */
+	struct statfs fs;
+	void *p;
+
+	if (how && strcmp(how, "written") == 0)
+		return;
+	if (fstatfs(r->journal, &fs) < 0 || fs.f_type != JOURNAL_IO_TMPFS)
+		return;
+	p = mmap(NULL, r->ring_size, PROT_READ | PROT_WRITE, MAP_SHARED, r->journal,
+		JOURNAL_RING_OFFSET);
+	r->ring = p == MAP_FAILED ? NULL : p;
+}
+
+void journal_io_populate(struct receiver *r)
+{
+	for (uint64_t at = 0; r->ring && at < r->ring_size; at += JOURNAL_IO_STEP)
+		if (madvise(r->ring + at, min_u64(JOURNAL_IO_STEP, r->ring_size - at),
+			    MADV_POPULATE_WRITE) < 0)
+			return; /* an older kernel: then they come one by one */
+}
+
 int journal_io_open(struct receiver *r, struct journal_header *ret_header, struct error *err)
 {
 	const char *why = "it is too short";
@@ -91,6 +121,7 @@ int journal_io_open(struct receiver *r, struct journal_header *ret_header, struc
 		return error_set(err, ERROR_IO, -EBADMSG,
 			"journal: %s is shorter than its header says", path);
 	r->ring_size = ret_header->ring_size;
+	journal_io_map(r);
 	e = io_uring_queue_init(JOURNAL_IO_DEPTH, &r->uring, 0);
 	if (e < 0)
 		return error_code(err, e, "journal: cannot set up io_uring");
@@ -106,6 +137,9 @@ void journal_io_close(struct receiver *r)
 	if (r->uring_ready)
 		io_uring_queue_exit(&r->uring);
 	r->uring_ready = false;
+	if (r->ring)
+		munmap(r->ring, r->ring_size);
+	r->ring = NULL;
 	wake_deinit(&r->completed);
 	if (r->journal >= 0)
 		close(r->journal);

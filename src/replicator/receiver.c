@@ -254,6 +254,7 @@ static int receiver_load(struct receiver *r, struct error *err)
 		e = receiver_reset_journal(r, &h, committed, err);
 	if (e < 0)
 		return e;
+	cfg.ring = r->ring;
 	r->core = replica_new(&cfg, &h, committed, &receiver_ops, r);
 	if (!r->core)
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
@@ -355,7 +356,7 @@ struct receiver *receiver_free(struct receiver *r)
 	free(r->digests);
 	free(r->digest_buf);
 	journal_io_close(r);
-	replica_free(r->core);
+	replica_free(r->core); /* looks into no mapped chunk */
 	wake_deinit(&r->wake);
 	pthread_cond_destroy(&r->apply);
 	pthread_cond_destroy(&r->applied);

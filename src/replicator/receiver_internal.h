@@ -42,6 +42,7 @@ struct receiver {
 	/* journal file */
 	int journal;
 	uint64_t ring_size;
+	uint8_t *ring; /* the whole ring, mapped, where the file is in memory; else NULL */
 	struct io_uring uring;
 	bool uring_ready;
 	struct wake completed;         /* eventfd of the uring */
@@ -99,6 +100,9 @@ struct receiver {
 /* journal_io.c */
 int journal_io_open(struct receiver *r, struct journal_header *ret_header, struct error *err);
 void journal_io_close(struct receiver *r);
+/* Makes all of a mapped ring's pages present, at some 50 ms per GiB, so that the link thread has no
+ * page faults; it may use them meanwhile. */
+void journal_io_populate(struct receiver *r);
 int journal_io_read(void *ctx, uint64_t pos, void *buf, size_t len);
 int journal_io_write_header(struct receiver *r, const struct journal_header *h);
 /* Link thread: starts what was asked for; takes completions. */

@@ -63,7 +63,7 @@ class Chain:
         r = self.random
         self.pair = Pair(directory, os.path.join(directory, "logs"), args.tandem, SIZES,
                          {"epoch-ms": r.choice((1, 5, 20, 50)), "threads": r.choice((4, 16))},
-                         sanitizer_env(args))
+                         {**sanitizer_env(args), **r.choice(({}, {"TANDEM_JOURNAL": "written"}))})
         self.numbers = itertools.count(1)
         self.decoded = recordings.Totals()
         self.done = {}

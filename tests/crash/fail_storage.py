@@ -83,7 +83,7 @@ class Case:
         self.pair = Pair(os.path.join(directory, "pair"), os.path.join(directory, "logs"), args.tandem, SIZES)
         self.primary, self.secondary = self.pair.nodes
         self.preload = {"LD_PRELOAD": os.path.realpath(os.path.join(args.build, "tests/crash/tandem-storage-fail.so")),
-                        "TANDEM_STORAGE_FAIL": self.trigger}
+                        "TANDEM_STORAGE_FAIL": self.trigger, "TANDEM_JOURNAL": "written"}
         self.env = {}
         self.servers = []
 

@@ -235,7 +235,7 @@ class Run:
 
     def log_env(self, node, name):
         path = os.path.join(self.directory, name)
-        return {"LD_PRELOAD": self.preload, "TANDEM_STORAGE_LOG": path,
+        return {"LD_PRELOAD": self.preload, "TANDEM_STORAGE_LOG": path, "TANDEM_JOURNAL": "written",
                 "TANDEM_STORAGE_DIR": os.path.realpath(node.dir)}, path
 
     def scratch(self):

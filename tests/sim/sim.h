@@ -76,6 +76,7 @@ struct sim_plan {
 	unsigned crash_s_mean, crash_p_mean, flip_mean, error_mean, goodbye_mean;
 	uint64_t promote_at; /* 0 = never */
 	uint64_t memory;     /* bytes of a guest's RAM, 0 = no guest */
+	bool mapped;         /* the secondary's journal is mapped */
 };
 
 struct sim_stats {
@@ -85,7 +86,7 @@ struct sim_stats {
 	uint64_t staged, too_big;
 	uint64_t pages, abandoned, memory_checks, resumed;
 	uint64_t unpromotable, errors, goodbyes, empty_batches;
-	uint64_t synced, wanted, sync_bytes;
+	uint64_t synced, wanted, sync_bytes, mapped;
 };
 
 /* --- sim_disk.c --- */
@@ -96,6 +97,8 @@ struct disk_op {
 	uint64_t id;      /* of the write; flush: everything completed up to here is covered */
 	uint64_t done_id; /* order of completion, 0 = in flight */
 	uint8_t *data;    /* NULL: a flush */
+	uint8_t *mapped;  /* of a flush: what the mapped part held when it began */
+	uint64_t began;   /* order of the flushes */
 	sim_fn fn;
 	void *arg;
 };
@@ -110,6 +113,9 @@ struct disk {
 	struct disk_op *dirty_first, *dirty_last; /* completed and not flushed, in order */
 	uint64_t ids, done_ids;
 	uint64_t slow; /* ns, upper bound of a write's time */
+	/* From here to the end it is mapped: what is put into cache there is written back by
+	 * itself, each sector at any time, and surely by the next flush. */
+	uint64_t map_off, map_began, map_done; /* flushes */
 };
 
 void disk_init(struct disk *d, struct sim *s, enum sim_node node, const char *name, uint64_t size);

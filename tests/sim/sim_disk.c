@@ -26,6 +26,7 @@ void disk_init(struct disk *d, struct sim *s, enum sim_node node, const char *na
 static void disk_op_free(struct disk_op *op)
 {
 	free(op->data);
+	free(op->mapped);
 	free(op);
 }
 
@@ -75,11 +76,28 @@ static void disk_survive(
 	}
 }
 
+/* The mapped part as it would survive, onto buf, which holds [off, off+len) of the disk. */
+static void disk_survive_mapped(
+	const struct disk *d, uint64_t off, uint8_t *buf, uint64_t len, uint64_t salt)
+{
+	const struct disk_op any = {.id = 0};
+	uint64_t at = max_u64(off, d->map_off), end = off + len;
+
+	while (d->map_off && at < end) {
+		uint64_t next = min_u64(round_down(at, SIM_SECTOR) + SIM_SECTOR, end);
+
+		if (disk_keeps(&any, at / SIM_SECTOR, salt))
+			memcpy(buf + (at - off), d->cache + at, next - at);
+		at = next;
+	}
+}
+
 void disk_peek(const struct disk *d, uint64_t off, void *buf, uint64_t len, uint64_t salt)
 {
 	memcpy(buf, d->stable + off, len);
 	if (salt == 0)
 		return;
+	disk_survive_mapped(d, off, buf, len, salt);
 	for (const struct disk_op *op = d->dirty_first; op; op = op->next)
 		disk_survive(op, off, buf, len, salt);
 	for (const struct disk_op *op = d->inflight; op; op = op->next)
@@ -131,6 +149,10 @@ static void disk_done(struct sim *s, void *arg)
 		disk_complete_write(d, op);
 	} else {
 		disk_stabilize(d, op->id);
+		/* One that began earlier has nothing that is newer. */
+		if (op->mapped && op->began > d->map_done)
+			memcpy(d->stable + d->map_off, op->mapped, d->size - d->map_off);
+		d->map_done = max_u64(d->map_done, op->began);
 		disk_op_free(op);
 	}
 	fn(s, fn_arg);
@@ -165,6 +187,13 @@ void disk_flush(struct disk *d, sim_fn fn, void *arg)
 
 	if (!op)
 		abort();
+	if (d->map_off) {
+		op->began = ++d->map_began;
+		op->mapped = malloc(d->size - d->map_off);
+		if (!op->mapped)
+			abort();
+		memcpy(op->mapped, d->cache + d->map_off, d->size - d->map_off);
+	}
 	op->id = d->done_ids;
 	op->fn = fn;
 	op->arg = arg;
@@ -174,6 +203,8 @@ void disk_flush(struct disk *d, sim_fn fn, void *arg)
 void disk_settle(struct disk *d)
 {
 	disk_stabilize(d, UINT64_MAX);
+	if (d->map_off)
+		memcpy(d->stable + d->map_off, d->cache + d->map_off, d->size - d->map_off);
 }
 
 void disk_crash(struct disk *d, bool power)
@@ -202,6 +233,9 @@ void disk_crash(struct disk *d, bool power)
 		d->inflight = NULL;
 		return;
 	}
+	if (d->map_off)
+		disk_survive_mapped(
+			d, d->map_off, d->stable + d->map_off, d->size - d->map_off, salt);
 	for (struct disk_op *op = d->dirty_first; op; op = op->next)
 		disk_survive(op, op->off, d->stable + op->off, op->len, salt);
 	for (struct disk_op *op = d->inflight; op; op = op->next)
@@ -211,6 +245,8 @@ void disk_crash(struct disk *d, bool power)
 		memcpy(d->cache + op->off, d->stable + op->off, op->len);
 	for (struct disk_op *op = d->inflight; op; op = op->next)
 		memcpy(d->cache + op->off, d->stable + op->off, op->len);
+	if (d->map_off)
+		memcpy(d->cache + d->map_off, d->stable + d->map_off, d->size - d->map_off);
 	disk_ops_free(&d->inflight);
 	disk_ops_free(&d->dirty_first);
 	d->dirty_last = NULL;

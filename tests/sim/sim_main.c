@@ -62,6 +62,7 @@ static void print_stats(const struct sim_stats *st)
 		{"without data", st->empty_batches},
 		{"pieces read from the journal", st->from_journal},
 		{"laps of the ring", st->wraps},
+		{"runs with a mapped journal", st->mapped},
 		{"crashes of the secondary", st->crashes_s},
 		{"of the primary", st->crashes_p},
 		{"epochs replayed", st->recovered},

@@ -58,6 +58,8 @@ static void plan_make(struct sim *s)
 	if (sim_chance(s, 35))
 		p->memory = (8 + sim_rng(s, 57)) * 4096;
 	p->promote_at = sim_chance(s, 30) ? p->duration / 4 + sim_rng(s, p->duration * 3 / 4) : 0;
+	p->mapped = s->broken != BREAK_LOST_CHUNK && sim_chance(s, 40);
+	s->stats->mapped += p->mapped;
 }
 
 /* --- faults --- */
@@ -184,6 +186,8 @@ static void run_setup(struct sim *s)
 		memcpy(b->stable, b->cache, b->size);
 		b->slow = a->slow = (50 + sim_rng(s, 1000)) * SIM_US;
 	}
+	if (s->plan.mapped)
+		sec->journal.map_off = JOURNAL_RING_OFFSET;
 	sec->journal.slow = (20 + sim_rng(s, 800)) * SIM_US;
 	journal_header_encode(sec->journal.stable, &h);
 	memcpy(sec->journal.cache, sec->journal.stable, JOURNAL_BLOCK);

@@ -243,6 +243,8 @@ void secondary_config(const struct sim *s, struct replica_config *cfg)
 		.manual = s->plan.manual,
 		.ack_when_sealed = s->plan.ack_when_sealed,
 	};
+	if (s->plan.mapped)
+		cfg->ring = s->sec.journal.cache + JOURNAL_RING_OFFSET;
 	for (unsigned v = 0; v < s->plan.volumes; v++)
 		cfg->sizes[v] = s->plan.size[v];
 	if (s->plan.memory) {
