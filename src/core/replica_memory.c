@@ -513,6 +513,10 @@ bool replica_memory_full(const struct replica *r)
 {
 	bool moving = r->memory_first || r->memory_out || r->second_dirty;
 
+	/* A session whose memory goes to the second image: what it held for epochs that this
+	 * session's beginning has dropped is freed first, else the new content would be. */
+	if (r->second_dirty && r->memory_epoch && !r->memory_whole)
+		return true;
 	if (r->held <= r->cfg.staging_limit)
 		return false;
 	for (const struct replica_epoch *e = r->open_first; e && !moving; e = e->next)
