@@ -74,6 +74,7 @@ enum record_goodbye {
 	RECORD_GOODBYE_FAILED = 4,
 	RECORD_GOODBYE_DISCARDED = 5,
 	RECORD_GOODBYE_HANDOVER = 6, /* length: the epoch at which the receiver takes over */
+	RECORD_GOODBYE_DISCONNECTED = 7,
 };
 
 /* Where a record may stand: each type is known in some of these only. */

@@ -213,7 +213,9 @@ static int receiver_receive(struct receiver *r, const char **ret_why)
 		}
 		if (goodbye) {
 			*ret_why = goodbye == RECORD_GOODBYE_SHUTDOWN ? "it was shut down"
-								      : "it ended replication";
+				   : goodbye == RECORD_GOODBYE_DISCONNECTED
+					   ? "it was disconnected by command"
+					   : "it ended replication";
 			return -ESHUTDOWN;
 		}
 	}

@@ -307,7 +307,7 @@ void sender_restart(struct sender *s, uint64_t session, const char *why)
 
 void sender_connect(struct sender *s)
 {
-	s->disconnected = false;
+	s->disconnected = s->commanded = false;
 	s->retry_now = true;
 	node_set_reason(s->n, "connecting");
 	wake_up(&s->wake);
@@ -315,7 +315,7 @@ void sender_connect(struct sender *s)
 
 void sender_disconnect(struct sender *s, const char *why)
 {
-	s->disconnected = true;
+	s->disconnected = s->commanded = true;
 	s->end_session = true;
 	sender_session_over(s);
 	pthread_cond_broadcast(&s->room);

@@ -24,6 +24,7 @@ struct sender {
 	_Atomic uint64_t wake_at;
 	bool stopping;     /* (L) */
 	bool disconnected; /* (L) stay away until sender_connect */
+	bool commanded;    /* (L) it was a command that ended the session */
 	bool retry_now;    /* (L) */
 	bool end_session;  /* (L) the session is to be closed */
 	bool promoted;     /* (L) the peer said so */

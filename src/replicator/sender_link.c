@@ -355,6 +355,7 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 {
 	struct node *n = s->n;
 	bool failed = false, said;
+	unsigned reason;
 	char what[256];
 
 	snprintf(what, sizeof(what),
@@ -378,9 +379,13 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 		pthread_mutex_lock(&n->lock);
 		s->link.out_seq = s->core.queue.seq;
 		failed = failed || queue_used(&s->core.queue) != 0;
+		/* "Shutdown" promises that nothing is written here any more. */
+		reason = s->stopping    ? RECORD_GOODBYE_SHUTDOWN
+			 : s->commanded ? RECORD_GOODBYE_DISCONNECTED
+					: RECORD_GOODBYE_FAILED;
 		pthread_mutex_unlock(&n->lock);
 		if (!failed && !said)
-			link_goodbye(&s->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
+			link_goodbye(&s->link, reason, 0, "");
 	} else {
 		sender_report(s, what, err->text);
 	}

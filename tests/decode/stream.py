@@ -46,7 +46,7 @@ class Stream:
             raise Violation(rec.position, "the first record is no HELLO")
 
     def _goodbye(self, rec):
-        if not 1 <= rec.offset <= 6:
+        if not 1 <= rec.offset <= 7:
             raise Violation(rec.position, "GOODBYE for reason %d" % rec.offset)
         try:
             rec.payload.decode("utf-8")
