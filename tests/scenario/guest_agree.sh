@@ -7,14 +7,9 @@
 # usage: tests/scenario/guest_agree.sh BUILD_DIR [FAILOVERS] [SEED]    (default 32; output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ $# -le 3 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
-build=$(cd "$1" && pwd) failovers=${2:-32} seed=${3:-$((RANDOM % 32768))}
-# shellcheck source=../guest/lib.sh
-. "$here/../guest/lib.sh"
-# shellcheck source=../guest/vm.sh
-. "$here/../guest/vm.sh"
-trap rig_cleanup EXIT
-trap 'exit 130' INT TERM
+# shellcheck source=../guest/scenario.sh
+. "$here/../guest/scenario.sh" 2 "$@"
+failovers=${2:-32} seed=${3:-$seed}
 
 # vCPUs, mode, load, QEMU's arguments, keys of [guest]
 cases=(
@@ -25,16 +20,6 @@ cases=(
 )
 [ "$failovers" -ge "${#cases[@]}" ] || cases=("${cases[@]:0:$failovers}")
 each=$(((failovers + ${#cases[@]} - 1) / ${#cases[@]}))
-count=0
-
-bad() {
-  echo "not ok $((count + 1)) - $1"
-  echo "# $why"
-  echo "# seed $seed"
-  rig_logs | sed 's/^/# /'
-  for node in alpha beta; do tail -n 4 "$rig_dir/$node/console" 2>/dev/null | tr -d '\r' | sed "s/^/# $node: /"; done
-  exit 1
-}
 
 one_failover() { # from $1 to $2
   local ms
@@ -47,9 +32,8 @@ one_failover() { # from $1 to $2
   vm_start "$1" standby
 }
 
-echo "1..$((each * ${#cases[@]}))"
-echo "# seed $seed"
-"$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
+scenario_plan "$((each * ${#cases[@]}))"
+scenario_guest
 for c in "${cases[@]}"; do
   IFS='|' read -r vm_smp vm_mode vm_load vm_args vm_keys <<<"$c"
   name="$vm_smp vCPUs, $vm_mode, load $vm_load, $vm_args $vm_keys"
@@ -64,8 +48,6 @@ for c in "${cases[@]}"; do
     echo "ok $count - $name: $from to $to; it had said $last_seq (up $last_up), $noted was committed, and went on with $seq (up $up)"
     node=$from from=$to to=$node
   done
-  rig_cleanup
-  trap 'exit 130' INT TERM
-  node_pid=()
+  scenario_again
   seed=$(((seed + 1) % 32768))
 done

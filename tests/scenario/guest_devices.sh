@@ -7,24 +7,9 @@
 # usage: tests/scenario/guest_devices.sh BUILD_DIR [SEED]    (output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ $# -le 2 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
-build=$(cd "$1" && pwd) seed=${2:-$((RANDOM % 32768))}
-# shellcheck source=../guest/lib.sh
-. "$here/../guest/lib.sh"
-# shellcheck source=../guest/vm.sh
-. "$here/../guest/vm.sh"
-trap rig_cleanup EXIT
-trap 'exit 130' INT TERM
-count=0
-ok() { count=$((count + 1)); echo "ok $count - $1"; }
-bad() {
-  echo "not ok $((count + 1)) - $1"
-  echo "# ${why:-}"
-  echo "# seed $seed"
-  rig_logs | sed 's/^/# /'
-  for node in alpha beta; do tail -n 4 "$rig_dir/$node/console" 2>/dev/null | tr -d '\r' | sed "s/^/# $node: /"; done
-  exit 1
-}
+# shellcheck source=../guest/scenario.sh
+. "$here/../guest/scenario.sh" 1 "$@"
+seed=${2:-$seed}
 
 # controllers: name|machine and devices
 boot_cases=(
@@ -43,8 +28,7 @@ linux_cases=(
   'virtio-net, VGA, USB tablet|-M pc -vga std -usb -device usb-tablet -device virtio-net-pci'
   'UEFI|uefi'
 )
-echo "1..$((${#boot_cases[@]} + ${#refused_cases[@]} + ${#linux_cases[@]}))"
-echo "# seed $seed"
+scenario_plan "$((${#boot_cases[@]} + ${#refused_cases[@]} + ${#linux_cases[@]}))"
 
 # fail_over NAME: alpha runs and is killed; beta goes on
 fail_over() {
@@ -56,18 +40,11 @@ fail_over() {
   ok "$1: it had said $last_seq, $noted was committed, it went on with $seq"
 }
 
-next() {
-  rig_cleanup
-  trap rig_cleanup EXIT
-  trap 'exit 130' INT TERM
-  node_pid=()
-}
-
 for c in "${boot_cases[@]}"; do
   IFS='|' read -r name devices <<<"$c"
   vm_boot_new "$build/tandem" "$seed" "$devices" || bad "$name: a group"
   fail_over "$name"
-  next
+  scenario_again
 done
 
 for c in "${refused_cases[@]}"; do
@@ -80,10 +57,10 @@ for c in "${refused_cases[@]}"; do
   ! grep -q '^@@ up' "$rig_dir/alpha/console" 2>/dev/null || bad "$name: the guest did not run"
   ok "$name is refused: $(grep -i "$words" "$rig_dir/alpha.log" | tail -n 1)"
   unset 'node_pid[alpha]'
-  next
+  scenario_again
 done
 
-"$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
+scenario_guest
 rig_disk_size=64M vm_mode=agree-raw vm_load=none
 for c in "${linux_cases[@]}"; do
   IFS='|' read -r name vm_args <<<"$c"
@@ -101,5 +78,5 @@ for c in "${linux_cases[@]}"; do
   fi
   rig_init || bad "$name: tandem init"
   fail_over "$name"
-  next
+  scenario_again
 done

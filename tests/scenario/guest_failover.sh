@@ -5,30 +5,11 @@
 # usage: tests/scenario/guest_failover.sh BUILD_DIR [SEED]    (output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ $# -le 2 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
-seed=${2:-$((RANDOM % 32768))}
-# shellcheck source=../guest/lib.sh
-. "$here/../guest/lib.sh"
-trap rig_cleanup EXIT
-trap 'exit 130' INT TERM
+# shellcheck source=../guest/scenario.sh
+. "$here/../guest/scenario.sh" 1 "$@"
+seed=${2:-$seed}
 
-count=0
 plan=11
-# step NAME COMMAND...: what comes after a failed step could tell nothing, so the first one ends the test
-step() {
-  local name=$1
-  shift
-  count=$((count + 1))
-  if "$@"; then
-    echo "ok $count - $name"
-    return
-  fi
-  echo "not ok $count - $name"
-  echo "# $why"
-  echo "# seed $seed"
-  rig_logs | sed 's/^/# /'
-  exit 1
-}
 
 start_both() {
   rig_start beta secondary
@@ -41,9 +22,8 @@ goes_on() {
   rig_go_on beta 2 && noted=$went_on && rig_check beta && rig_fsck_clean && rig_same_cut && rig_none_lost
 }
 
-echo "1..$plan"
-echo "# seed $seed"
-"$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
+scenario_plan "$plan"
+scenario_guest
 step "a group with disks on both nodes" rig_new "$1/tandem" "$seed"
 step "tandem init on both nodes" rig_init
 step "the group is protected" start_both

@@ -12,14 +12,9 @@
 # usage: tests/scenario/guest_faults.sh BUILD_DIR [PATTERN [SEED [CAPTURE]]]
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ $# -le 4 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
-build=$(cd "$1" && pwd) pattern=${2:-*} seed=${3:-$((RANDOM % 32768))} capture=${4:-fifo}
-# shellcheck source=../guest/lib.sh
-. "$here/../guest/lib.sh"
-# shellcheck source=../guest/vm.sh
-. "$here/../guest/vm.sh"
-trap rig_cleanup EXIT
-trap 'exit 130' INT TERM
+# shellcheck source=../guest/scenario.sh
+. "$here/../guest/scenario.sh" 3 "$@"
+pattern=${2:-*} seed=${3:-$seed} capture=${4:-fifo}
 
 # NAME:COUNT:MS as in TANDEM_FAULT. With a delay the thread stands while the link goes on: what was sent has arrived.
 primary_points=(agent-begin agent-stop agent-cut-sent agent-scan agent-copy agent-cut agent-state agent-cont agent-submit agent-seal
@@ -27,17 +22,6 @@ primary_points=(agent-begin agent-stop agent-cut-sent agent-scan agent-copy agen
 standby_points=(standby-pages standby-state standby-seal standby-commit standby-flushed standby-applying:2 standby-applied)
 both_points=(standby-seal standby-commit standby-flushed)
 promote_points=(promote-discard promote-memory promote-metadata promote-writable resume-begin resume-qemu resume-loaded resume-cont)
-
-count=0
-ok() { count=$((count + 1)); echo "ok $count - $1"; }
-bad() {
-  echo "not ok $((count + 1)) - $1"
-  echo "# ${why:-}"
-  echo "# seed $seed"
-  rig_logs | sed 's/^/# /'
-  for node in alpha beta; do tail -n 4 "$rig_dir/$node/console" 2>/dev/null | tr -d '\r' | sed "s/^/# $node: /"; done
-  exit 1
-}
 
 # --- the list: here, in the program and in the document ---
 
@@ -210,8 +194,7 @@ wanted "${both_points[@]}"; both_points=("${points[@]}")
 wanted "${promote_points[@]}"; promote_points=("${points[@]}")
 total=$((${#standby_points[@]} + ${#primary_points[@]} + ${#both_points[@]} + ${#promote_points[@]}))
 [ "$total" -gt 0 ] || { echo "Bail out! no fault point matches $pattern"; exit 1; }
-echo "1..$((total + 2))"
-echo "# seed $seed"
+scenario_plan "$((total + 2))"
 vm_group_keys='epoch-ms = 40' vm_keys="capture = $capture"
 vm_boot_new "$build/tandem" "$seed" '-M pc -device virtio-blk-pci,drive=vda,bootindex=0 -device virtio-blk-pci,drive=vdb' || bad "a group"
 ! TANDEM_FAULT=agent-nowhere "$rig_tandem" status "$rig_conf" --node alpha 2>"$rig_dir/refused.log" &&

@@ -7,24 +7,9 @@
 # usage: tests/scenario/guest_postgres.sh BUILD_DIR [FAILOVERS] [SEED]    (default 5; output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ $# -le 3 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
-build=$(cd "$1" && pwd) failovers=${2:-5} seed=${3:-$((RANDOM % 32768))}
-# shellcheck source=../guest/lib.sh
-. "$here/../guest/lib.sh"
-# shellcheck source=../guest/vm.sh
-. "$here/../guest/vm.sh"
-trap rig_cleanup EXIT
-trap 'exit 130' INT TERM
-count=0
-ok() { count=$((count + 1)); echo "ok $count - $1"; }
-bad() {
-  echo "not ok $((count + 1)) - $1"
-  echo "# $why"
-  echo "# seed $seed"
-  rig_logs | sed 's/^/# /'
-  for node in alpha beta; do tail -n 6 "$rig_dir/$node/console" 2>/dev/null | tr -d '\r' | sed "s/^/# $node: /"; done
-  exit 1
-}
+# shellcheck source=../guest/scenario.sh
+. "$here/../guest/scenario.sh" 2 "$@"
+failovers=${2:-5} seed=${3:-$seed}
 
 # What the guest says of itself, of all its incarnations: the number of the newest round, the server's process, errors.
 said() { cat "$rig_dir/$1/console" 2>/dev/null | tr -d '\r'; }
@@ -41,8 +26,7 @@ has_ended() { said "$1" | grep -q '^@@ end' || ! rig_alive "${node_pid[$1]}"; }
 
 "$here/../guest/setup.sh" && "$here/../guest/setup_postgres.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
 cache=$(cd "${TANDEM_GUEST_CACHE:-$here/../../build/guest}" && pwd)
-echo "1..$((failovers + 2))"
-echo "# seed $seed"
+scenario_plan "$((failovers + 2))"
 rig_disk_size=768M
 vm_memory=256M
 vm_mode=root

@@ -5,36 +5,13 @@
 # usage: tests/scenario/guest_verify.sh BUILD_DIR [SEED [TIMES]]    (output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
-[ $# -ge 1 ] && [ $# -le 3 ] || { sed -n 's/^# usage/usage/p' "$0" >&2; exit 2; }
-build=$(cd "$1" && pwd) seed=${2:-$((RANDOM % 32768))} times=${3:-3}
-# shellcheck source=../guest/lib.sh
-. "$here/../guest/lib.sh"
-# shellcheck source=../guest/vm.sh
-. "$here/../guest/vm.sh"
-trap rig_cleanup EXIT
-trap 'exit 130' INT TERM
+# shellcheck source=../guest/scenario.sh
+. "$here/../guest/scenario.sh" 2 "$@"
+seed=${2:-$seed} times=${3:-3}
 vm_mode=agree-raw
 
-count=0
-step() {
-  local name=$1
-  shift
-  count=$((count + 1))
-  if "$@"; then
-    echo "ok $count - $name"
-    return
-  fi
-  echo "not ok $count - $name"
-  echo "# $why"
-  echo "# seed $seed"
-  rig_logs | sed 's/^/# /'
-  exit 1
-}
-
 protected() {
-  rig_cleanup
-  trap 'exit 130' INT TERM
-  node_pid=()
+  scenario_again
   vm_new "$build/tandem" "$seed" && rig_init || return 1
   vm_start beta standby
   vm_start alpha run
@@ -85,7 +62,7 @@ refused() {
   rig_reason | grep -q 'is not protected here' || rig_fail "it says: $(rig_reason)"
 }
 
-"$here/../guest/setup.sh" || { echo "Bail out! the test guest cannot be made"; exit 1; }
+scenario_guest
 for way in "fifo uffd" "migrate uffd" "fifo shadow" "migrate soft-dirty"; do
   read -r capture tracking <<<"$way"
   vm_keys=$(printf 'capture = %s\ntracking = %s' "$capture" "$tracking")
