@@ -77,6 +77,7 @@ struct conf {
 	enum conf_capture guest_capture; /* capture = auto|migrate|fifo, default auto */
 	enum conf_tracking
 		guest_tracking; /* tracking = auto|uffd|soft-dirty|shadow, default auto */
+	bool guest_ahead;       /* standby-qemu = promotion|ahead, default ahead */
 
 	/* [security] */
 	char *tls_psk;  /* tls-psk = FILE of "name:hexkey" lines (as nbdkit and QEMU), or NULL */

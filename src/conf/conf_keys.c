@@ -70,6 +70,8 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 	GUEST("capture", CHOICE, guest_capture, .choices = "auto migrate fifo", .initial = "auto"),
 	GUEST("tracking", CHOICE, guest_tracking, .choices = "auto uffd soft-dirty shadow",
 		.initial = "auto"),
+	GUEST("standby-qemu", SWITCH, guest_ahead, .choices = "promotion ahead",
+		.initial = "ahead"),
 	SECURITY("tls-psk", PATH, tls_psk),
 	SECURITY("tls-psk-user", TEXT, tls_psk_user, .initial = "tandem"),
 	SECURITY("tls-x509", PATH, tls_x509),

@@ -35,6 +35,7 @@ static int agent_new(const struct agent_options *o, struct agent **ret_agent, st
 	a->node = &o->conf->nodes[o->node];
 	a->ram_fd = a->signals = a->server = -1;
 	a->vm = (struct vm){.pidfd = -1, .q = {.lines = {.fd = -1}}};
+	agent_ahead_init(a);
 	for (int i = 0; i < AGENT_SLOTS; i++)
 		a->slots[i].fd = -1;
 	for (int i = 0; i < AGENT_CLIENTS; i++)
@@ -62,6 +63,7 @@ static void agent_ram_end(struct agent *a)
 
 static struct agent *agent_free(struct agent *a)
 {
+	agent_ahead_end(a);
 	agent_vm_end(a);
 	a->repl = repl_free(a->repl, AGENT_REPL_END_MS);
 	agent_ram_end(a);
@@ -107,20 +109,20 @@ int agent_ram(struct agent *a, int fd, struct error *err)
 	return 0;
 }
 
-int agent_vm(struct agent *a, const char *machine, struct error *err)
+int agent_vm(struct agent *a, struct vm *vm, int ram_fd, const char *machine, struct error *err)
 {
 	char nbd[512];
 	struct vm_spec spec = {.qemu = a->conf->guest_qemu,
 		.preload = a->o->preload,
 		.memory = a->conf->guest_memory,
-		.ram_fd = a->ram_fd,
+		.ram_fd = ram_fd,
 		.machine = machine,
 		.node = a->node,
 		.nbd_socket = nbd,
 		.incoming = machine != NULL};
 
 	snprintf(nbd, sizeof(nbd), "%s/nbd.sock", a->node->run_dir);
-	return vm_start(&a->vm, &spec, err);
+	return vm_start(vm, &spec, err);
 }
 
 /* What checkpoints need of a QEMU that is there. */
@@ -202,6 +204,7 @@ static int agent_replicator_again(struct agent *a, struct error *err)
 	int r;
 
 	agent_session_lost(a);
+	agent_ahead_end(a); /* the RAM that it has is no longer the replicator's */
 	for (int i = 0; i < AGENT_SLOTS; i++)
 		if (a->slots[i].busy)
 			staging_reset(&a->slots[i]);
@@ -383,7 +386,7 @@ static int agent_lives(struct agent *a, bool standby, struct error *err)
 			if (r == 0)
 				r = agent_ram(a, -1, err);
 			if (r == 0)
-				r = agent_vm(a, NULL, err);
+				r = agent_vm(a, &a->vm, a->ram_fd, NULL, err);
 			if (r == 0)
 				r = agent_checkpoints(a, err);
 			if (r == 0)
@@ -396,8 +399,9 @@ static int agent_lives(struct agent *a, bool standby, struct error *err)
 		if (r < 0 || !a->switching)
 			return r;
 		a->switching = false;
-		agent_vm_end(a);
+		/* The other node goes on when the replicator has ended in order. */
 		a->repl = repl_free(a->repl, AGENT_REPL_END_MS);
+		agent_vm_end(a);
 		agent_ram_end(a);
 		standby = true;
 	}

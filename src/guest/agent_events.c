@@ -51,6 +51,7 @@ static void repl_event(struct agent *a, const json_t *event)
 	} else if (!strcmp(name, "STATE")) {
 		role = json_string_value(json_object_get(data, "role"));
 		reason = json_string_value(json_object_get(data, "reason"));
+		a->look |= !strcmp(a->role, "secondary"); /* has the primary ended? */
 		a->superseded |= reason && !strncmp(reason, "superseded", 10);
 		if (role && !strcmp(role, "primary") && !strcmp(a->role, "secondary"))
 			a->promoted = true;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of the agent share.  agent.c: start, waiting, ends; agent_events.c: what the
  * sources say; agent_session.c: from a link to protection, and when a checkpoint is due;
- * checkpoint.c: one of them; agent_standby.c: waiting for a promotion; agent_server.c: the agent's
- * own socket. */
+ * checkpoint.c: one of them; agent_standby.c: waiting for a promotion; agent_ahead.c: QEMU for it,
+ * ahead of time; agent_server.c: the agent's own socket. */
 #ifndef TANDEM_GUEST_AGENT_INTERNAL_H
 #define TANDEM_GUEST_AGENT_INTERNAL_H
 
@@ -51,6 +51,16 @@ struct agent_verify {
 	uint8_t *digests, *buf;      /* allocated with the first one */
 	uint64_t count;              /* digests of the checkpoint under way */
 	uint64_t epoch;              /* that they went with */
+};
+
+/* On a standby: a QEMU that waits for the promotion, on the replicator's RAM image. */
+struct agent_ahead {
+	struct vm vm;      /* pid 0: there is none */
+	int ram_fd;        /* that it was started with; -1 */
+	uint64_t again;    /* not before this, clock_ns */
+	unsigned failures; /* in a row */
+	bool doubt; /* another session has begun behind this epoch: is the machine still its? */
+	uint64_t doubt_epoch;
 };
 
 struct agent {
@@ -102,14 +112,15 @@ struct agent {
 	char how[64];    /* it ended */
 	bool superseded; /* the other node was promoted by force */
 	bool promoted;   /* standby: the replicator is a primary now */
+	struct agent_ahead ready;
 };
 
 /* agent.c */
 int agent_wait(struct agent *a, uint64_t deadline, struct error *err);
 /* The guest's RAM: a new file, or fd (taken over). */
 int agent_ram(struct agent *a, int fd, struct error *err);
-/* Starts QEMU (machine NULL: to boot) with what checkpoints need. */
-int agent_vm(struct agent *a, const char *machine, struct error *err);
+/* Starts QEMU on this RAM; machine NULL: to boot, otherwise it waits for vm_load. */
+int agent_vm(struct agent *a, struct vm *vm, int ram_fd, const char *machine, struct error *err);
 void agent_vm_end(struct agent *a);
 int agent_replicator(struct agent *a, const char *role, struct error *err);
 /* Until the guest ends, a signal or a switchover (a->switching stays true then: become the
@@ -135,8 +146,23 @@ void checkpoint_owe(struct agent *a, const struct runs *more);
 
 /* agent_standby.c */
 int agent_standby_wait(struct agent *a, struct error *err);
+/* The blob of the newest committed checkpoint; the caller frees it.  *ret_blob NULL: there is none.
+ */
+int agent_standby_state(
+	struct agent *a, unsigned char **ret_blob, size_t *ret_len, struct error *err);
+/* The file of its RAM; the caller closes it. */
+int agent_standby_memory(struct agent *a, int *ret_fd, uint64_t *ret_epoch, struct error *err);
 /* Promoted: QEMU goes on from the checkpoint. */
 int agent_standby_resume(struct agent *a, struct error *err);
+
+/* agent_ahead.c.  look: starts one where there is a checkpoint to wait for, and notices its end;
+ * connected, epoch: of the replicator.  take: it becomes vm, if it is for this machine and this
+ * RAM; false: there is none. */
+void agent_ahead_init(struct agent *a);
+void agent_ahead_look(struct agent *a, bool connected, uint64_t epoch);
+bool agent_ahead_ready(const struct agent *a);
+bool agent_ahead_take(struct agent *a, struct vm *vm, int ram_fd, const char *machine);
+void agent_ahead_end(struct agent *a);
 
 /* agent_switchover.c: a last checkpoint, then the other side goes on. */
 int agent_switchover(struct agent *a, struct error *err);

@@ -16,11 +16,9 @@
 #include "util/file.h"
 #include "util/log.h"
 
-#define STANDBY_LOOK_MS 50 /* for a handover */
+#define STANDBY_LOOK_MS 200 /* at the QEMU that waits, without an event */
 
-/* The blob of the newest committed checkpoint; the caller frees it.  *ret_blob NULL: there is none.
- */
-static int standby_state(
+int agent_standby_state(
 	struct agent *a, unsigned char **ret_blob, size_t *ret_len, struct error *err)
 {
 	struct stat st;
@@ -52,37 +50,73 @@ static int standby_state(
 	return r;
 }
 
-/* Whether the primary has ended in order, and its last checkpoint says that we are to go on. */
+int agent_standby_memory(struct agent *a, int *ret_fd, uint64_t *ret_epoch, struct error *err)
+{
+	json_t *answer;
+	int fd, r = repl_run(a->repl, "query-memory", NULL, &answer, err);
+
+	if (r < 0)
+		return r;
+	*ret_epoch = repl_u64(answer, "epoch", NULL);
+	json_decref(answer);
+	fd = lines_take_fd(&repl_rpc(a->repl)->lines);
+	if (fd < 0)
+		return error_set(err, ERROR_GENERAL, -EPROTO, "query-memory: no file came");
+	*ret_fd = fd;
+	return 0;
+}
+
+/* Whether its last checkpoint says that we are to go on. */
 static bool standby_handover(struct agent *a)
 {
 	struct state_head h = {0};
 	struct error err = {0};
 	unsigned char *blob;
-	const char *reason;
-	bool over = false;
-	json_t *s;
+	bool over;
 	size_t len;
 
-	if (repl_run(a->repl, "query-status", NULL, &s, &err) < 0)
-		return false;
-	reason = json_string_value(json_object_get(s, "reason"));
-	over = !json_is_true(json_object_get(json_object_get(s, "link"), "connected")) && reason &&
-	       strstr(reason, "it was shut down");
-	json_decref(s);
-	if (!over || standby_state(a, &blob, &len, &err) < 0 || !blob)
+	if (agent_standby_state(a, &blob, &len, &err) < 0 || !blob)
 		return false;
 	over = state_head_get(&h, blob, len, &err) == 0 && h.handover;
 	free(blob);
 	return over;
 }
 
+/* Whether the primary has ended in order, and has handed the guest over.  Otherwise QEMU is made
+ * ready for the day. */
+static bool standby_look(struct agent *a)
+{
+	struct error err = {0};
+	const char *reason;
+	bool connected, over;
+	uint64_t epoch;
+	json_t *s;
+
+	if (repl_run(a->repl, "query-status", NULL, &s, &err) < 0)
+		return false;
+	reason = json_string_value(json_object_get(s, "reason"));
+	connected = json_is_true(json_object_get(json_object_get(s, "link"), "connected"));
+	over = !connected && reason && strstr(reason, "it was shut down");
+	epoch = repl_u64(s, "checkpoint", "memory-epoch");
+	json_decref(s);
+	if (over && standby_handover(a))
+		return true;
+	agent_ahead_look(a, connected, epoch);
+	return false;
+}
+
 int agent_standby_wait(struct agent *a, struct error *err)
 {
 	int r = agent_replicator(a, "secondary", err);
+	uint64_t next = 0;
 
 	while (r == 0 && !a->stop && !a->promoted) {
-		r = agent_wait(a, clock_ns() + STANDBY_LOOK_MS * NS_PER_MS, err);
-		if (r < 0 || a->promoted || !standby_handover(a))
+		r = agent_wait(a, next, err);
+		if (r < 0 || a->stop || a->promoted || (!a->look && clock_ns() < next))
+			continue;
+		a->look = false;
+		next = clock_ns() + STANDBY_LOOK_MS * NS_PER_MS;
+		if (!standby_look(a))
 			continue;
 		log_info("the primary has handed the guest over");
 		r = repl_run(a->repl, "promote", NULL, NULL, err);
@@ -96,10 +130,33 @@ static int standby_boot(struct agent *a, struct error *err)
 {
 	int r = agent_ram(a, -1, err);
 
+	agent_ahead_end(a);
 	log_warning("the promotion was without memory: the guest boots from its disks");
 	if (r == 0)
-		r = agent_vm(a, NULL, err);
+		r = agent_vm(a, &a->vm, a->ram_fd, NULL, err);
 	return r == 0 ? vm_cont(&a->vm, err) : r;
+}
+
+/* QEMU with the state loaded: the one that waits, or, where that fails, another one. No vCPU has
+ * run before this returns 0. */
+static int standby_load(struct agent *a, const char *machine, const unsigned char *blob, size_t len,
+	struct error *err)
+{
+	struct error first = {0};
+	int r;
+
+	if (agent_ahead_take(a, &a->vm, a->ram_fd, machine)) {
+		fault_point(FAULT_RESUME_QEMU);
+		if (vm_load(&a->vm, blob, len, &first) == 0)
+			return 0;
+		log_warning("the QEMU that was ready: %s; starting another one", first.text);
+		vm_end(&a->vm);
+	}
+	r = agent_vm(a, &a->vm, a->ram_fd, machine, err);
+	if (r < 0)
+		return r;
+	fault_point(FAULT_RESUME_QEMU);
+	return vm_load(&a->vm, blob, len, err);
 }
 
 int agent_standby_resume(struct agent *a, struct error *err)
@@ -107,25 +164,19 @@ int agent_standby_resume(struct agent *a, struct error *err)
 	uint64_t began = clock_ns();
 	struct state_head h;
 	unsigned char *blob;
-	json_t *answer;
 	uint64_t epoch = 0;
 	size_t len;
 	int fd, r;
 
 	fault_point(FAULT_RESUME_BEGIN);
-	r = standby_state(a, &blob, &len, err);
+	r = agent_standby_state(a, &blob, &len, err);
 	if (r < 0)
 		return r;
 	if (!blob)
 		return standby_boot(a, err);
-	r = repl_run(a->repl, "query-memory", NULL, &answer, err);
-	if (r == 0) {
-		epoch = repl_u64(answer, "epoch", NULL);
-		json_decref(answer);
-		fd = lines_take_fd(&repl_rpc(a->repl)->lines);
-		r = fd < 0 ? error_set(err, ERROR_GENERAL, -EPROTO, "query-memory: no file came")
-			   : agent_ram(a, fd, err);
-	}
+	r = agent_standby_memory(a, &fd, &epoch, err);
+	if (r == 0)
+		r = agent_ram(a, fd, err);
 	if (r == 0)
 		r = state_head_get(&h, blob, len, err);
 	if (r == 0 && h.ram_size != a->conf->guest_memory)
@@ -135,11 +186,11 @@ int agent_standby_resume(struct agent *a, struct error *err)
 			"%llu",
 			(unsigned long long)h.ram_size, (unsigned long long)a->conf->guest_memory);
 	if (r == 0)
-		r = agent_vm(a, h.machine, err);
+		r = standby_load(a, h.machine, blob, len, err);
 	if (r == 0)
-		fault_point(FAULT_RESUME_QEMU);
+		r = vm_cont(&a->vm, err);
 	if (r == 0)
-		r = vm_resume(&a->vm, blob, len, err);
+		fault_point(FAULT_RESUME_CONT);
 	free(blob);
 	if (r < 0)
 		return r;

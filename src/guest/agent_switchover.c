@@ -67,7 +67,7 @@ int agent_switchover(struct agent *a, struct error *err)
 		log_info("switchover: checkpoint %llu is committed; the other node goes on",
 			(unsigned long long)a->sealed);
 		a->switching = true;
-		vm_end(&a->vm);
+		vm_kill(&a->vm); /* to wait for its end would be part of the guest's pause */
 	} else {
 		/* The standby goes on only after our orderly end, which does not come. */
 		log_error("%s", why.text);

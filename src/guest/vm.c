@@ -142,6 +142,15 @@ int vm_machine(const char *qemu, char ret_machine[VM_MACHINE], struct error *err
 	return r;
 }
 
+/* What can be told before there is a state to load. */
+static int vm_prepare(struct vm *vm, struct error *err)
+{
+	return qmp_run(&vm->q, "migrate-set-capabilities",
+		json_pack("{s:[{s:s,s:b},{s:s,s:b}]}", "capabilities", "capability",
+			"x-ignore-shared", "state", 1, "capability", "events", "state", 1),
+		NULL, err);
+}
+
 int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err)
 {
 	struct words w;
@@ -166,6 +175,8 @@ int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err)
 	words_deinit(&w);
 	if (r == 0) {
 		r = vm_check(&vm->q, spec->node, err);
+		if (r == 0 && spec->incoming)
+			r = vm_prepare(vm, err);
 		if (r < 0)
 			vm_end(vm);
 	}
@@ -206,14 +217,8 @@ static int vm_stream_file(
 static int vm_incoming(struct vm *vm, int fd, struct error *err)
 {
 	uint64_t deadline = clock_ns() + VM_RESUME_MS * NS_PER_MS;
-	int r;
+	int r = qmp_getfd(&vm->q, "tandem-state", fd, err);
 
-	r = qmp_run(&vm->q, "migrate-set-capabilities",
-		json_pack("{s:[{s:s,s:b},{s:s,s:b}]}", "capabilities", "capability",
-			"x-ignore-shared", "state", 1, "capability", "events", "state", 1),
-		NULL, err);
-	if (r == 0)
-		r = qmp_getfd(&vm->q, "tandem-state", fd, err);
 	if (r == 0)
 		r = qmp_run(&vm->q, "migrate-incoming",
 			json_pack("{s:s}", "uri", "fd:tandem-state"), NULL, err);
@@ -239,7 +244,7 @@ static int vm_incoming(struct vm *vm, int fd, struct error *err)
 	return r;
 }
 
-int vm_resume(struct vm *vm, const unsigned char *blob, size_t len, struct error *err)
+int vm_load(struct vm *vm, const unsigned char *blob, size_t len, struct error *err)
 {
 	struct state_head h;
 	int fd, r = state_head_get(&h, blob, len, err);
@@ -251,18 +256,32 @@ int vm_resume(struct vm *vm, const unsigned char *blob, size_t len, struct error
 		return fd;
 	r = vm_incoming(vm, fd, err);
 	close(fd);
-	if (r < 0)
-		return r;
-	fault_point(FAULT_RESUME_LOADED);
-	r = vm_cont(vm, err);
-	fault_point(FAULT_RESUME_CONT);
+	if (r == 0)
+		fault_point(FAULT_RESUME_LOADED);
 	return r;
+}
+
+int vm_resume(struct vm *vm, const unsigned char *blob, size_t len, struct error *err)
+{
+	int r = vm_load(vm, blob, len, err);
+
+	if (r == 0)
+		r = vm_cont(vm, err);
+	if (r == 0)
+		fault_point(FAULT_RESUME_CONT);
+	return r;
+}
+
+void vm_kill(const struct vm *vm)
+{
+	if (vm->pid > 0)
+		kill(vm->pid, SIGKILL);
 }
 
 void vm_end(struct vm *vm)
 {
 	if (vm->pid > 0) {
-		kill(vm->pid, SIGKILL);
+		vm_kill(vm);
 		while (waitpid(vm->pid, NULL, 0) < 0 && errno == EINTR)
 			;
 		vm->pid = 0;

@@ -23,7 +23,7 @@ struct vm_spec {
 	const char *machine; /* versioned name, or NULL: what the command line says, resolved */
 	const struct conf_node *node; /* its disks, or NULL: none of Tandem's */
 	const char *nbd_socket;
-	bool incoming; /* waits for vm_resume */
+	bool incoming; /* waits for vm_load; its disks can be those of a secondary */
 };
 
 struct vm {
@@ -43,8 +43,12 @@ int vm_words(const struct vm_spec *spec, const char *machine, int qmp_fd, struct
  * with the reason otherwise. */
 int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err);
 int vm_cont(struct vm *vm, struct error *err);
-/* Loads a checkpoint's state blob (blob, len) and lets the vCPUs go on. */
+/* Loads a checkpoint's state blob (blob, len); the vCPUs stand. */
+int vm_load(struct vm *vm, const unsigned char *blob, size_t len, struct error *err);
+/* vm_load, vm_cont. */
 int vm_resume(struct vm *vm, const unsigned char *blob, size_t len, struct error *err);
+/* Its vCPUs, which stand, will not run again: the signal is sent, its end is for vm_end. */
+void vm_kill(const struct vm *vm);
 /* Kills it, if it lives, and waits for its end.  NULL-safe, once more is fine. */
 void vm_end(struct vm *vm);
 /* Whether it has ended by itself; how: "exit code 1", "signal 9". */

@@ -50,7 +50,7 @@ static int vm_words_check(const struct vm_spec *spec, const struct words *w, str
 }
 
 /* A comma in a value is written twice. */
-static int vm_words_disk(struct words *w, const char *name, const char *socket)
+static int vm_words_disk(struct words *w, const char *name, const char *socket, bool incoming)
 {
 	char path[2 * sizeof(((struct conf_node *)0)->name) + 512], *to = path;
 	int r;
@@ -64,9 +64,9 @@ static int vm_words_disk(struct words *w, const char *name, const char *socket)
 	r = words_add(w, "-blockdev");
 	if (r == 0)
 		r = words_add(w,
-			"driver=nbd,node-name=%s,server.type=unix,server.path=%s,export=%s,"
+			"driver=nbd,node-name=%s,server.type=unix,server.path=%s,export=%s%s,"
 			"reconnect-delay=%d,discard=unmap",
-			name, path, name, VM_NBD_RECONNECT_S);
+			name, path, name, incoming ? "@resume" : "", VM_NBD_RECONNECT_S);
 	return r;
 }
 
@@ -78,7 +78,7 @@ static int vm_words_disks(struct words *w, size_t own, const struct vm_spec *spe
 	for (unsigned i = 0; r == 0 && spec->node && i < spec->node->ndisks; i++) {
 		const char *name = spec->node->disks[i].name;
 
-		r = vm_words_disk(w, name, spec->nbd_socket);
+		r = vm_words_disk(w, name, spec->nbd_socket, spec->incoming);
 		user.v = w->v; /* it may have moved */
 		if (r == 0 && !words_refer(&user, name)) {
 			r = words_add(w, "-device");

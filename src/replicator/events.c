@@ -73,11 +73,13 @@ static void events_status(struct events *e)
 {
 	json_t *s = answer_status(e->n);
 	const char *state = json_string_value(json_object_get(s, "state"));
+	const char *reason = json_string_value(json_object_get(s, "reason"));
 	uint64_t committed = (uint64_t)json_integer_value(
 		json_object_get(json_object_get(s, "epoch"), "committed"));
 
-	if (strcmp(state, e->state) != 0) {
+	if (strcmp(state, e->state) != 0 || strcmp(reason, e->reason) != 0) {
 		snprintf(e->state, sizeof(e->state), "%s", state);
+		snprintf(e->reason, sizeof(e->reason), "%s", reason);
 		e->say(e->ctx, "STATE",
 			json_pack("{s:s,s:O,s:O}", "state", state, "reason",
 				json_object_get(s, "reason"), "role", json_object_get(s, "role")));

@@ -13,7 +13,7 @@ struct events {
 	void (*say)(void *ctx, const char *name, json_t *data); /* takes data */
 	void *ctx;
 	/* what the newest events told; "" and 0 before */
-	char state[32];
+	char state[32], reason[NODE_REASON_SIZE];
 	uint64_t committed;
 	struct node_counters counters;
 	/* of a primary with a guest */

@@ -22,11 +22,16 @@
 
 /* Export "NAME@committed" of a secondary: its committed state, read-only, also with ingest. */
 #define PLUGIN_COMMITTED "@committed"
+/* Export "NAME@resume" of a group with a guest: the one that QEMU has.  On a secondary it can be
+ * opened ahead of the promotion: it shows the image as it stands, and takes no change until then.
+ */
+#define PLUGIN_RESUME "@resume"
 
 /* What a connection has of an export. */
 struct plugin_handle {
 	struct volume *v;
 	struct snapshot *snapshot; /* read-only; NULL: served live */
+	bool resume;               /* PLUGIN_RESUME */
 	bool ingest;               /* writes to a secondary: only in its era */
 	unsigned era;
 };
@@ -164,13 +169,15 @@ static const char *plugin_default_export(int readonly, int is_tls)
 	return plugin_node->nvolumes == 1 ? plugin_node->volumes[0].name : "";
 }
 
-static struct volume *plugin_find(const char *name, bool *ret_committed)
+/* NAME, or NAME and a suffix, which *ret_suffix then is. */
+static struct volume *plugin_find(const char *name, const char **ret_suffix)
 {
 	struct node *n = plugin_node;
 	size_t len = strcspn(name, "@");
 
-	*ret_committed = strcmp(name + len, PLUGIN_COMMITTED) == 0;
-	if (name[len] && !*ret_committed)
+	*ret_suffix = name + len;
+	if (name[len] && strcmp(name + len, PLUGIN_COMMITTED) != 0 &&
+		(strcmp(name + len, PLUGIN_RESUME) != 0 || !n->guest))
 		return NULL;
 	if (len == 0 && n->nvolumes == 1)
 		return &n->volumes[0];
@@ -180,8 +187,9 @@ static struct volume *plugin_find(const char *name, bool *ret_committed)
 	return NULL;
 }
 
-/* The committed state of a secondary, frozen for this connection. */
-static int plugin_open_snapshot(struct plugin_handle *h, struct error *err)
+/* On a secondary: its committed state, in h frozen for this connection, or (resume) as the image
+ * has it from then on. */
+static int plugin_open_committed(struct plugin_handle *h, struct error *err)
 {
 	struct node *n = plugin_node;
 	struct receiver *receiver;
@@ -207,10 +215,10 @@ static int plugin_open_snapshot(struct plugin_handle *h, struct error *err)
 	r = receiver_drain_and_hold(receiver);
 	held = r == 0;
 	pthread_mutex_unlock(&n->lock);
-	if (held)
+	if (held && !h->resume)
 		r = snapshot_new(&h->v->snapshots, h->v->backing, h->v->size, n->own->state_dir,
 			&h->snapshot, err);
-	else
+	else if (!held)
 		error_code(err, r, "cannot bring the disks to the committed epoch");
 	pthread_mutex_lock(&n->lock);
 	if (held)
@@ -222,24 +230,24 @@ static int plugin_open_snapshot(struct plugin_handle *h, struct error *err)
 
 static void *plugin_open(int readonly)
 {
-	const char *name = nbdkit_export_name();
+	const char *name = nbdkit_export_name(), *suffix;
 	struct plugin_handle *h = calloc(1, sizeof(*h));
 	struct error err = {0};
-	bool committed;
 
 	if (!h)
 		return NULL;
-	h->v = plugin_find(name ? name : "", &committed);
+	h->v = plugin_find(name ? name : "", &suffix);
 	if (!h->v) {
 		nbdkit_error("there is no disk \"%s\" in group %s", name ? name : "",
 			plugin_conf->group);
 		free(h);
 		return NULL;
 	}
+	h->resume = !strcmp(suffix, PLUGIN_RESUME);
 	h->era = atomic_load(&plugin_node->era);
 	h->ingest = !plugin_is_primary() && plugin_node->own->ingest == CONF_INGEST_NBD;
-	if ((committed || plugin_node->access == NODE_ACCESS_NONE) &&
-		plugin_open_snapshot(h, &err) < 0) {
+	if ((!strcmp(suffix, PLUGIN_COMMITTED) || plugin_node->access == NODE_ACCESS_NONE) &&
+		plugin_open_committed(h, &err) < 0) {
 		nbdkit_error("export %s: %s", h->v->name, err.text);
 		free(h);
 		return NULL;
@@ -306,10 +314,19 @@ static int plugin_block_size(void *handle, uint32_t *min, uint32_t *preferred, u
 	return 0;
 }
 
+/* Whether this connection was opened ahead of a promotion that has not come. */
+static bool plugin_ahead(const struct plugin_handle *h)
+{
+	return h->resume && atomic_load(&plugin_node->access) == NODE_ACCESS_NONE &&
+	       !plugin_is_primary();
+}
+
 /* Before and after each request. Who writes to a secondary is counted, so that a promotion can wait
  * for the last of them; false: there was one since this connection began. */
 static bool plugin_begin(struct plugin_handle *h)
 {
+	if (plugin_ahead(h))
+		return false;
 	if (!h->ingest)
 		return true;
 	atomic_fetch_add(&plugin_node->ingest_requests, 1);
@@ -347,6 +364,8 @@ static int plugin_pread(void *handle, void *buf, uint32_t count, uint64_t off, u
 	/* A snapshot outlives a promotion. */
 	if (h->snapshot)
 		return plugin_result(snapshot_pread(h->snapshot, buf, count, off));
+	if (plugin_ahead(h))
+		return plugin_result(backing_pread(h->v->backing, buf, count, off));
 	if (!plugin_begin(h))
 		return plugin_refuse();
 	return plugin_end(h, volume_pread(h->v, buf, count, off));

@@ -104,7 +104,7 @@ vm_is_running_on() { grep -q '^tandem\[.*the guest goes on from checkpoint' "$ri
 
 # vm_promote NODE: and the guest is there
 vm_promote() {
-  rm -f "$rig_dir/$1/console" # of an earlier life there
+  : >"$rig_dir/$1/console" # of an earlier life there; a QEMU that is ready has it open
   rig_run "$1" promote >>"$rig_dir/commands.log" || { rig_fail "tandem promote failed: $(rig_reason)"; return 1; }
   vm_goes_on "$1" 1 30
 }

@@ -69,7 +69,7 @@ static char *added(const char *line)
 	"-chardev socket,id=tandem-qmp,fd=9 -mon chardev=tandem-qmp,mode=control"
 #define DISK(name)                                                                                 \
 	" -blockdev driver=nbd,node-name=" name                                                    \
-	",server.type=unix,server.path=/run/a,,b/nbd.sock,export=" name                            \
+	",server.type=unix,server.path=/run/a,,b/nbd.sock,export=" name "@resume"                  \
 	",reconnect-delay=30,discard=unmap"
 
 static void what_is_added_to_the_command_line(void **state)
