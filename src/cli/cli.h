@@ -19,9 +19,11 @@ struct cli_args {
 	uint64_t word;    /* number of the command's word, from 1 */
 	const char *node; /* NULL = the one named as this host */
 	const char *keep; /* NULL = not given */
+	const char *disk; /* NULL = not given */
 	bool force, yes;
 	bool guest, disks_only;
 	bool repair;
+	bool alone;
 	bool json;
 	bool watch;
 	uint64_t wait;        /* enum cli_wait */
@@ -85,6 +87,7 @@ int cmd_secondary(struct cli *cli, struct error *err);
 int cmd_run(struct cli *cli, struct error *err);
 int cmd_standby(struct cli *cli, struct error *err);
 int cmd_switchover(struct cli *cli, struct error *err);
+int cmd_grow(struct cli *cli, struct error *err);
 int cmd_verify(struct cli *cli, struct error *err);
 int cmd_status(struct cli *cli, struct error *err);
 int cmd_pending(struct cli *cli, struct error *err);

@@ -229,28 +229,33 @@ static int client_send(struct client *c, const char *command, json_t *arguments,
 	return r < 0 ? client_lost(c, r, command, err) : 0;
 }
 
-static int client_refused(
-	struct client *c, const char *command, const json_t *message, struct error *err)
+enum error_kind client_kind(const char *name)
 {
 	static const struct {
 		const char *name;
 		enum error_kind kind;
 	} kinds[] = {{"usage", ERROR_USAGE}, {"state", ERROR_STATE}, {"io", ERROR_IO},
 		{"peer", ERROR_PEER}, {"timeout", ERROR_TIMEOUT}};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (!strcmp(kinds[i].name, name))
+			return kinds[i].kind;
+	return ERROR_GENERAL;
+}
+
+static int client_refused(
+	struct client *c, const char *command, const json_t *message, struct error *err)
+{
 	const char *kind = reply_text(message, "error.kind");
 	const char *desc = reply_text(message, "error.desc");
-	enum error_kind found = ERROR_GENERAL;
 
 	if (!kind || !desc)
 		return client_garbage(c, command, "an error without kind or desc", err);
 	/* many begin with the command's name, for those who read them without this line */
 	if (!strncmp(desc, command, strlen(command)) && !strncmp(desc + strlen(command), ": ", 2))
 		desc += strlen(command) + 2;
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
-		if (!strcmp(kinds[i].name, kind))
-			found = kinds[i].kind;
-	return error_set(
-		err, found, -EREMOTEIO, "node %s: %s: %s", c->cli->node->name, command, desc);
+	return error_set(err, client_kind(kind), -EREMOTEIO, "node %s: %s: %s", c->cli->node->name,
+		command, desc);
 }
 
 /* What to do with a message while an answer is awaited: 1 = go on waiting. */

@@ -38,6 +38,8 @@ int client_execute(struct client *client, const char *command, json_t *arguments
 	json_t **ret_return, struct error *err);
 /* The next event until then (clock_ns()); *ret_event is NULL where none came. */
 int client_wait_event(struct client *client, uint64_t until, json_t **ret_event, struct error *err);
+/* Of the control interface; one that is not known is ERROR_GENERAL. */
+enum error_kind client_kind(const char *name);
 /* Waits until the node's process is gone. */
 int client_wait_end(struct client *client, uint64_t wait_ms, struct error *err);
 

@@ -48,6 +48,18 @@ static const struct option_spec options_verify[] = {
 	END,
 };
 
+static const struct option_spec options_grow[] = {
+	{
+		.name = "disk",
+		.type = OPTION_TEXT,
+		.value = "NAME",
+		.offset = offsetof(struct cli_args, disk),
+		.help = "this disk only (default: each that was enlarged)",
+	},
+	FLAG("alone", alone, "without a secondary: its disks must follow before it is accepted"),
+	END,
+};
+
 static const struct option_spec options_cut[] = {
 	{
 		.name = "wait",
@@ -162,6 +174,13 @@ const struct command commands[] = {
 		"named\n"
 		"and sent again.",
 		options_verify, cmd_verify},
+	{"grow", "take the new size of enlarged disks",
+		"On a protected primary, after the disk's file, device or NBD export was enlarged "
+		"on\n"
+		"both nodes: asks the secondary, copies the new part, and shows clients the new "
+		"size\n"
+		"when they connect.",
+		options_grow, cmd_grow},
 	{"status", "show what a node does",
 		"Shows role, state and its reason, epochs, lag, synchronisation, disks and link.",
 		options_status, cmd_status},

@@ -44,8 +44,7 @@ void dirtymap_deinit(struct dirtymap *m)
 
 int dirtymap_grow(struct dirtymap *m, uint64_t size)
 {
-	uint64_t old_size = m->size, loose = m->loose;
-	bool flushing = m->flushing;
+	uint64_t old_size = m->size;
 	struct dirtymap n;
 	int r;
 
@@ -57,12 +56,14 @@ int dirtymap_grow(struct dirtymap *m, uint64_t size)
 	for (unsigned l = 0; l < DIRTYMAP_LAYERS; l++) {
 		memcpy(n.bits[l], m->bits[l], m->words * sizeof(uint64_t));
 		memcpy(n.touched[l], m->touched[l], (m->words / 64 + 1) * sizeof(uint64_t));
+		free(m->bits[l]);
+		free(m->touched[l]);
+		m->bits[l] = n.bits[l];
+		m->touched[l] = n.touched[l];
 	}
-	n.wanted = m->wanted;
-	n.loose = (unsigned)loose;
-	n.flushing = flushing;
-	dirtymap_deinit(m);
-	*m = n;
+	m->size = n.size;
+	m->blocks = n.blocks;
+	m->words = n.words;
 	dirtymap_mark(m, DIRTYMAP_WANTED, old_size, size - old_size);
 	return 0;
 }

@@ -317,7 +317,7 @@ static void identity_explain(const struct identity_facts *f, struct identity_dec
 	case IDENTITY_REFUSE_SMALLER:
 		snprintf(to, len,
 			"disk %s is smaller on the secondary (%llu bytes) than on the primary "
-			"(%llu): enlarge it there and start the secondary anew",
+			"(%llu): enlarge it there; it is looked at again at the next connection",
 			disk, (unsigned long long)s->volume[f->volume].size,
 			(unsigned long long)p->volume[f->volume].size);
 		return;

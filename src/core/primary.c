@@ -310,6 +310,17 @@ int primary_say(struct primary *p, enum record_type type, uint64_t reason, uint6
 	return 0;
 }
 
+int primary_grow(struct primary *p, unsigned volume, uint64_t size)
+{
+	struct record rec = {.type = RECORD_GROW, .volume = volume, .length = size};
+	uint8_t *slot = queue_reserve(&p->queue, 0, &rec.seq);
+
+	if (!slot)
+		return -EAGAIN;
+	queue_publish(slot, &rec);
+	return 0;
+}
+
 const char *primary_ack(struct primary *p, const struct record *rec)
 {
 	if (rec->offset > p->total_changes || rec->length > p->total_bytes)

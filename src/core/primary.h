@@ -135,6 +135,9 @@ int primary_sync_end(struct primary *p, uint64_t now);
 int primary_say(struct primary *p, enum record_type type, uint64_t reason, uint64_t generation,
 	const char *text);
 
+/* Asks whether the peer's disk can have so many bytes: a place in the stream.  0 or -EAGAIN. */
+int primary_grow(struct primary *p, unsigned volume, uint64_t size);
+
 /* One checked record of the peer (ACK_RECEIVED, ACK_COMMITTED, ACK_SYNCED). NULL, or why it cannot
  * be. */
 const char *primary_ack(struct primary *p, const struct record *rec);

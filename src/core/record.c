@@ -50,6 +50,8 @@ static const struct record_rule record_rules[] = {
 		EPOCH_NEEDED},
 	{RECORD_CHECKED, "CHECKED", RECORD_FROM_SECONDARY, 0, MEMCHECK_RANGES *MEMCHECK_RANGE,
 		false, EPOCH_NEEDED},
+	{RECORD_GROW, "GROW", RECORD_FROM_PRIMARY, 0, 0, true, EPOCH_NONE},
+	{RECORD_GROWN, "GROWN", RECORD_FROM_SECONDARY, 0, 0, true, EPOCH_NONE},
 	{RECORD_COMMIT, "COMMIT", RECORD_IN_JOURNAL, 0, 0, false, EPOCH_NEEDED},
 	{RECORD_DISCARD, "DISCARD", RECORD_IN_JOURNAL, 0, 0, false, EPOCH_NONE},
 };
@@ -118,6 +120,8 @@ static const char *record_check_rule(
 		return "offset or length out of range";
 	if (rec->type == RECORD_WRITE && rec->length != rec->payload)
 		return "length of a write differs from its payload";
+	if ((rec->type == RECORD_GROW || rec->type == RECORD_GROWN) && rec->offset)
+		return "offset not expected";
 	if (record_is_memory(rec))
 		return pages_check_header(rec);
 	if (rec->type == RECORD_CHECK)

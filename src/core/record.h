@@ -47,6 +47,8 @@ enum record_type {
 	RECORD_DIFFER = 17,
 	RECORD_CHECK = 18, /* core/memcheck.h */
 	RECORD_CHECKED = 19,
+	RECORD_GROW = 20,
+	RECORD_GROWN = 21,
 	/* only in journals */
 	RECORD_COMMIT = 256,
 	RECORD_DISCARD = 257,

@@ -98,6 +98,9 @@ struct replica_ops {
 	/* A DIGEST, valid; NULL = not taken.  Its epoch: 0 = before a sync; else the one that must
 	 * be applied before the images are compared.  false = too many at once. */
 	bool (*digest)(void *ctx, const struct record *rec, const uint8_t *payload);
+	/* The primary's disk is to have so many bytes: replica_grow when ours has, and an answer in
+	 * any case.  false = one is unanswered; NULL = not taken. */
+	bool (*grow)(void *ctx, unsigned volume, uint64_t size);
 	/* Committed, or discarded, state or mode changed: look at the fields. */
 	void (*changed)(void *ctx);
 };
@@ -191,6 +194,9 @@ int replica_commit(struct replica *r, uint64_t epoch);
 void replica_discard(struct replica *r, uint64_t *ret_epochs, uint64_t *ret_bytes);
 /* An image failed, or metadata: commits stop.  why must be static. */
 void replica_fail(struct replica *r, int err, const char *why);
+
+/* A disk has become larger: changes may reach so far from now on. */
+void replica_grow(struct replica *r, unsigned volume, uint64_t size);
 
 /* --- the images --- */
 /* false = nothing to do.  At most about max_bytes, but always whole epochs. */

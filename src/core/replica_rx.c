@@ -125,6 +125,12 @@ static const char *replica_check_context(
 		return rec->offset + rec->length > r->cfg.sizes[rec->volume]
 			       ? "beyond the end of the volume"
 			       : NULL;
+	case RECORD_GROW:
+		if (!r->ops->grow || r->mode != REPLICA_READY || r->staging)
+			return "growth of a disk where none can be";
+		return rec->volume >= (r->cfg.image ? r->cfg.memory : r->cfg.volumes)
+			       ? "no such disk"
+			       : NULL;
 	case RECORD_SYNC_BEGIN:
 		if (rec->offset >= RECORD_SYNC_KINDS)
 			return "unknown kind of sync";
@@ -339,6 +345,9 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 		*ret_keep = false;
 		asked.epoch = rec->epoch ? replica_newest(r) : 0;
 		return r->ops->digest(r->ctx, &asked, at + RECORD_HEADER_SIZE) ? 0 : -EPROTO;
+	case RECORD_GROW:
+		*ret_keep = false;
+		return r->ops->grow(r->ctx, rec->volume, rec->length) ? 0 : -EPROTO;
 	case RECORD_GOODBYE:
 		if (rec->offset == RECORD_GOODBYE_HANDOVER && !replica_stands_at(r, rec->length))
 			return -EPROTO;
@@ -442,4 +451,10 @@ bool replica_unacknowledged(const struct replica *r)
 {
 	return r->session &&
 	       (r->acked_changes != r->session_changes || r->acked_epoch != r->received);
+}
+
+void replica_grow(struct replica *r, unsigned volume, uint64_t size)
+{
+	if (size > r->cfg.sizes[volume])
+		r->cfg.sizes[volume] = size;
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "replicator/grow.h"
 #include "replicator/local.h"
 #include "replicator/promote.h"
 #include "replicator/receiver.h"
@@ -312,6 +313,23 @@ static int command_query_verify(struct command_call *c, json_t **ret, struct err
 	return 0;
 }
 
+static int command_grow(struct command_call *c, json_t **ret, struct error *err)
+{
+	int r = grow_start(c->n, json_string_value(json_object_get(c->arguments, "disk")),
+		json_is_true(json_object_get(c->arguments, "alone")), err);
+
+	if (r < 0)
+		return error_prefix(err, "grow");
+	*ret = json_object();
+	return 0;
+}
+
+static int command_query_grow(struct command_call *c, json_t **ret, struct error *err)
+{
+	*ret = grow_status(c->n);
+	return 0;
+}
+
 static int command_shutdown(struct command_call *c, json_t **ret, struct error *err)
 {
 	shutdown_request();
@@ -368,6 +386,8 @@ static const struct command {
 	{"resolve", command_resolve, {{"yield", JSON_TRUE}}},
 	{"verify", command_verify, {{"repair", JSON_TRUE}}},
 	{"query-verify", command_query_verify, {{0}}},
+	{"grow", command_grow, {{"disk", JSON_STRING}, {"alone", JSON_TRUE}}},
+	{"query-grow", command_query_grow, {{0}}},
 	{"connect", command_connect, {{"session", JSON_INTEGER}}},
 	{"disconnect", command_disconnect, {{0}}},
 	{"shutdown", command_shutdown, {{0}}},

@@ -3,10 +3,12 @@
 #include "replicator/mapfile.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "util/fault.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -108,6 +110,75 @@ int mapfile_settle(struct mapfile *f)
 		mapfile_wait(f);
 	}
 	return f->log.broken ? -EIO : r;
+}
+
+/* The header that says so comes last: what it covers is in the pages then. */
+static int mapfile_put_size(struct mapfile *f)
+{
+	struct dirtyfile_header h = f->log.header;
+	uint8_t unit[DIRTYFILE_UNIT];
+	int r;
+
+	h.serial++;
+	dirtyfile_put_header(unit, &h);
+	pthread_mutex_unlock(f->lock);
+	r = file_pwrite(f->fd, unit, sizeof(unit), dirtyfile_header_at(h.serial));
+	if (r == 0 && fdatasync(f->fd) < 0)
+		r = -errno;
+	pthread_mutex_lock(f->lock);
+	if (r == 0)
+		f->log.header.serial = h.serial;
+	return r;
+}
+
+/* Pages and header of a map that has grown. */
+static int mapfile_put_grown(struct mapfile *f)
+{
+	int r = mapfile_save(f, false);
+
+	/* One that was never written counts as dirty: those that say nothing else. */
+	for (uint64_t p = 0; r == 0 && p < f->log.pages; p++)
+		if (f->log.page_serial[p] == 0)
+			r = mapfile_save(f, true);
+	fault_point(FAULT_GROW_MAP);
+	if (r == 0)
+		r = mapfile_put_size(f);
+	fault_point(FAULT_GROW_HEADER);
+	return r;
+}
+
+int mapfile_grow(struct mapfile *f, uint64_t size, bool mark)
+{
+	uint64_t old = f->log.header.size, block = dirtymap_block(&f->map);
+	uint64_t pages = dirtyfile_pages((size + block - 1) / block);
+	int r;
+
+	if (size <= old)
+		return size < old ? -EINVAL : 0;
+	if (size > DIRTYFILE_MAX_SIZE || dirtyfile_region(size) > f->log.header.region)
+		return -EFBIG;
+	pthread_mutex_unlock(f->lock);
+	r = -posix_fallocate(f->fd, 0, (off_t)dirtyfile_size(pages));
+	pthread_mutex_lock(f->lock);
+	if (r < 0)
+		return r;
+	mapfile_wait(f);
+	r = dirtymap_grow(&f->map, size); /* does nothing after a try that stopped behind it */
+	if (r == 0)
+		r = activity_grow(&f->log, size);
+	if (r == 0 && mark)
+		dirtymap_mark(&f->map, DIRTYMAP_WANTED, old, size - old);
+	else if (f->map.size == size)
+		dirtymap_clear(&f->map, DIRTYMAP_WANTED, old, size - old);
+	if (r < 0)
+		return r;
+	/* From here on the map is what counts; a file that lags is as it was before. */
+	r = mapfile_put_grown(f);
+	if (r < 0)
+		log_error("dirty map: cannot write the new size to %s: %s; all of the new part is "
+			  "dirty for the next start",
+			f->path, strerror(-r));
+	return 0;
 }
 
 bool mapfile_tidy(struct mapfile *f)

@@ -51,6 +51,12 @@ void mapfile_leave(struct mapfile *f, uint64_t off, uint64_t len);
 int mapfile_save(struct mapfile *f, bool exact);
 /* (L) The orderly end: the pages are exact, no region is hot.  No write is under way. */
 int mapfile_settle(struct mapfile *f);
+/* (L) The disk has become larger, the dirty map with it; mark: its new part is wanted, durably. Not
+ * two at a time.  Negative, with nothing changed: -EFBIG (not while it is open: its regions would
+ * become larger), -ENOMEM, no space.  A file of the old size beside a disk of the new one is safe
+ * at any time: whoever opens it takes the new part for dirty.  Holds the lock while the bitmaps are
+ * copied: some 100 us per TiB of 64 KiB blocks. */
+int mapfile_grow(struct mapfile *f, uint64_t size, bool mark);
 /* (L) Brings some pages up to date that say too much; false = there were none among them. */
 bool mapfile_tidy(struct mapfile *f);
 

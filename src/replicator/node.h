@@ -49,7 +49,8 @@ struct volume {
 	unsigned index;
 	const char *name; /* of the configuration */
 	struct backing *backing;
-	uint64_t size;           /* bytes */
+	_Atomic uint64_t size;   /* bytes; grows only, under lock (grow.h) */
+	_Atomic uint64_t shown;  /* what new clients see: size, once both nodes hold the new part */
 	struct rangelock ranges; /* (L) */
 	unsigned changing;       /* (L) changes of clients in flight */
 	struct mapfile map;      /* what may differ from the peer */

@@ -216,7 +216,7 @@ static int plugin_open_committed(struct plugin_handle *h, struct error *err)
 	held = r == 0;
 	pthread_mutex_unlock(&n->lock);
 	if (held && !h->resume)
-		r = snapshot_new(&h->v->snapshots, h->v->backing, h->v->size, n->own->state_dir,
+		r = snapshot_new(&h->v->snapshots, h->v->backing, h->v->shown, n->own->state_dir,
 			&h->snapshot, err);
 	else if (!held)
 		error_code(err, r, "cannot bring the disks to the committed epoch");
@@ -265,7 +265,9 @@ static void plugin_close(void *handle)
 
 static int64_t plugin_get_size(void *handle)
 {
-	return (int64_t)((struct plugin_handle *)handle)->v->size;
+	struct plugin_handle *h = handle;
+
+	return (int64_t)(h->snapshot ? snapshot_size(h->snapshot) : h->v->shown);
 }
 
 static int plugin_writable(void *handle)

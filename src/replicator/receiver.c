@@ -87,6 +87,18 @@ static bool receiver_digest(void *ctx, const struct record *rec, const uint8_t *
 	return true;
 }
 
+static bool receiver_grow(void *ctx, unsigned volume, uint64_t size)
+{
+	struct receiver *r = ctx;
+
+	if (r->grow_asked)
+		return false;
+	r->grow_asked = true;
+	r->grow_volume = volume;
+	r->grow_size = size;
+	return true;
+}
+
 static void receiver_apply_ready(void *ctx)
 {
 	struct receiver *r = ctx;
@@ -129,6 +141,7 @@ static const struct replica_ops receiver_ops = {
 	.send = receiver_send,
 	.apply_ready = receiver_apply_ready,
 	.digest = receiver_digest,
+	.grow = receiver_grow,
 	.memory_ready = receiver_memory_ready,
 	.memory_zero = receiver_memory_zero,
 	.changed = receiver_changed,

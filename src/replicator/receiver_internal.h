@@ -59,6 +59,11 @@ struct receiver {
 	struct memcheck_result checked;
 	bool have_checked;
 
+	/* (L) growth that the primary asks about; unanswered */
+	bool grow_asked;
+	unsigned grow_volume;
+	uint64_t grow_size;
+
 	bool stopping, disconnected, connected, tls; /* (L) */
 	bool gone;                        /* (L) the link thread takes no requests any more */
 	char peer[128];                   /* (L) */

@@ -12,6 +12,7 @@
 #include "core/dirtymap_wire.h"
 #include "replicator/compare.h"
 #include "replicator/control.h"
+#include "replicator/grow.h"
 #include "replicator/receiver_internal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
@@ -38,6 +39,7 @@ static void receiver_end(struct receiver *r, const char *why)
 	r->blocked = false;
 	replica_session_end(r->core);
 	r->digests_count = 0;
+	r->grow_asked = false;
 	if (why && !r->disconnected && !r->failure[0])
 		node_set_reason(n, "no primary: %s", why);
 	node_changed(n);
@@ -153,6 +155,8 @@ static int receiver_say(struct receiver *r, uint64_t now)
 			if (e < 0 && e != -EAGAIN)
 				return e;
 		}
+		if (link_out_empty(l) && r->grow_asked) /* only this thread changes it */
+			grow_answer_primary(r);
 		if (link_out_empty(l) && now - l->said >= r->n->conf->heartbeat_ms * NS_PER_MS)
 			(void)link_put(l, &beat, NULL);
 	}
@@ -363,6 +367,8 @@ static void receiver_hear_candidate(struct receiver *r, struct candidate *c)
 				       : hello_decode(payload, rec.payload, &peer);
 	if (!why) {
 		node_hello(r->n, IDENTITY_SECONDARY, &own);
+		if (grow_for_primary(r->n, &peer.id))
+			node_hello(r->n, IDENTITY_SECONDARY, &own);
 		identity_decide(&peer.id, &own.id, &how);
 		why = identity_refused(&how) ? how.text : NULL;
 	}

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "replicator/grow.h"
 #include "replicator/sender_internal.h"
 #include "replicator/verify.h"
 #include "util/clock.h"
@@ -108,6 +109,7 @@ void sender_stop(struct sender *s, unsigned wait_ms)
 	wake_up(&s->wake);
 	pthread_join(s->thread, NULL);
 	verify_end(s); /* the session is over: so is it, or soon */
+	grow_end(s);
 	s->started = false;
 }
 

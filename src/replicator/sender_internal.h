@@ -46,6 +46,7 @@ struct sender {
 	uint64_t backoff_ns;
 
 	struct verify *verify; /* (L) the newest one; NULL = none yet */
+	struct grow *grow;     /* (L) the same */
 
 	/* sync thread */
 	pthread_t sync_thread;
@@ -86,6 +87,11 @@ int sender_begin(struct sender *s, const struct hello *peer, const struct identi
 /* sync.c: begins the sync of the session that has just begun; joins it. */
 int sync_start(struct sender *s);
 void sync_stop(struct sender *s);
+/* In a protected session: what the map wants of a disk from byte from on goes into the stream, as
+ * changes of the epochs that are open (grow_primary.c).  *done: (L) counts bytes; *ret_epoch: the
+ * newest epoch with one, 0 = there was none.  0, -ECANCELED (the session is over), or an error. */
+int sync_new_part(struct sender *s, uint64_t session, struct volume *v, uint64_t from,
+	uint64_t *done, uint64_t *ret_epoch);
 /* Bytes that the blocks which the dirty map wants will need in a journal, at most; a number above
  * limit stands for "more". */
 uint64_t sync_estimate(struct node *n, uint64_t limit);

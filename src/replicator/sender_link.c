@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "replicator/grow.h"
 #include "replicator/sender_internal.h"
 #include "replicator/verify.h"
 #include "util/bytes.h"
@@ -181,8 +182,9 @@ static int sender_hear(struct sender *s, struct error *err)
 				break;
 			continue;
 		}
-		if (rec.type == RECORD_DIFFER) {
-			why = verify_answered(s, &rec, payload);
+		if (rec.type == RECORD_DIFFER || rec.type == RECORD_GROWN) {
+			why = rec.type == RECORD_DIFFER ? verify_answered(s, &rec, payload)
+							: grow_answered(s, &rec);
 			if (why)
 				break;
 			continue;

@@ -87,6 +87,11 @@ static bool snapshot_has(const struct snapshot *snap, uint64_t block)
 	return snap->saved[block / 8] >> (block % 8) & 1;
 }
 
+uint64_t snapshot_size(const struct snapshot *snap)
+{
+	return snap->size;
+}
+
 int snapshot_pread(struct snapshot *snap, void *buf, uint32_t len, uint64_t off)
 {
 	uint8_t *p = buf;

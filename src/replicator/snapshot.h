@@ -32,6 +32,7 @@ void snapshots_deinit(struct snapshots *s);
 int snapshot_new(struct snapshots *s, struct backing *image, uint64_t size, const char *dir,
 	struct snapshot **ret_snapshot, struct error *err);
 struct snapshot *snapshot_free(struct snapshot *snap);
+uint64_t snapshot_size(const struct snapshot *snap);
 int snapshot_pread(struct snapshot *snap, void *buf, uint32_t len, uint64_t off);
 
 /* Before [off, off+len) of the image changes: saves what snapshots still need.  Returns when no

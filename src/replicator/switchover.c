@@ -11,6 +11,7 @@
 
 #include "core/primary.h"
 #include "replicator/commands.h"
+#include "replicator/grow.h"
 #include "replicator/sender.h"
 #include "replicator/sender_internal.h"
 #include "replicator/shutdown.h"
@@ -59,6 +60,9 @@ int command_switchover(struct command_call *c, json_t **ret, struct error *err)
 	else if (verify_running(n->sender))
 		r = error_set(err, ERROR_STATE, -EBUSY,
 			"switchover: tandem verify is under way; wait for its end");
+	else if (grow_running(n->sender))
+		r = error_set(err, ERROR_STATE, -EBUSY,
+			"switchover: a disk is being grown; wait for its end");
 	if (r == 0) {
 		n->handing = true;
 		c->wait.kind = WAIT_SWITCHOVER;

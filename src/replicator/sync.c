@@ -21,6 +21,10 @@
 
 struct sync {
 	struct sender *s;
+	uint64_t session;
+	uint16_t flags; /* of its records: RECORD_FLAG_SYNC, or none (sync_new_part) */
+	uint64_t epoch; /* of the newest record */
+	uint64_t *done; /* (L) bytes so far */
 	uint8_t *buf;
 	uint64_t began, window_began; /* ns */
 	uint64_t window_bytes;        /* read since window_began, for the rate */
@@ -43,16 +47,21 @@ static int sync_first_extent(void *ctx, uint64_t off, uint64_t len, bool zero)
 	return 0;
 }
 
+/* (L) */
+static bool sync_goes_on(const struct sync *y)
+{
+	return !y->s->sync_stop && sender_session_id(y->s) == y->session;
+}
+
 /* (L) Waits for room that a sync may take; false = stop. */
 static bool sync_wait_room(struct sync *y)
 {
 	struct sender *s = y->s;
 	uint64_t share = min_u64(s->core.queue.size / 4, 16u << 20);
 
-	while (!s->sync_stop && primary_replicating(&s->core) &&
-		queue_used(&s->core.queue) + SYNC_PIECE > share)
+	while (sync_goes_on(y) && queue_used(&s->core.queue) + SYNC_PIECE > share)
 		pthread_cond_wait(&s->room, &s->n->lock);
-	return !s->sync_stop && primary_replicating(&s->core);
+	return sync_goes_on(y);
 }
 
 /* One record, in pieces of one kind; false = stop. */
@@ -60,7 +69,7 @@ static bool sync_put(
 	struct sync *y, struct volume *v, uint64_t off, uint64_t len, const uint8_t *payload)
 {
 	struct record rec = {.type = payload ? RECORD_WRITE : RECORD_ZERO,
-		.flags = RECORD_FLAG_SYNC | (payload ? 0 : RECORD_FLAG_UNMAP),
+		.flags = y->flags | (payload ? 0 : RECORD_FLAG_UNMAP),
 		.volume = v->index,
 		.offset = off,
 		.length = len,
@@ -69,8 +78,9 @@ static bool sync_put(
 	uint8_t *slot = NULL;
 
 	pthread_mutex_lock(&s->n->lock);
-	if (!s->sync_stop)
+	if (sync_goes_on(y))
 		slot = sender_change(s, &rec);
+	y->epoch = slot ? rec.epoch : y->epoch;
 	if (slot)
 		dirtymap_sent(&s->n->windows, v->index, off, len);
 	if (slot && payload)
@@ -139,9 +149,9 @@ static void sync_pace(struct sync *y, uint64_t bytes)
  * then what was on its way is wanted again. */
 static void sync_taken(struct sync *y, struct volume *v, uint64_t off, uint64_t len)
 {
-	if (!y->s->sync_stop && primary_replicating(&y->s->core))
+	if (sync_goes_on(y))
 		dirtymap_clear(&v->map.map, DIRTYMAP_WANTED, off, len);
-	y->s->sync_done += len;
+	*y->done += len;
 }
 
 /* Bytes of [off, off+len), whole blocks of the dirty map, that the extents say read as zeroes;
@@ -222,11 +232,11 @@ static bool sync_next(struct volume *v, uint64_t from, struct dirtymap_run *ret_
 	return any;
 }
 
-static int sync_volume(struct sync *y, struct volume *v)
+static int sync_volume(struct sync *y, struct volume *v, uint64_t off)
 {
 	struct dirtymap_run run;
 
-	for (uint64_t off = 0; sync_next(v, off, &run);) {
+	while (sync_next(v, off, &run)) {
 		uint64_t len = 0;
 		int r = sync_step(y, v, &run, &len);
 
@@ -297,7 +307,7 @@ static int sync_all(struct sync *y)
 
 	while (!ended) {
 		for (unsigned i = 0; r == 0 && i < n->nvolumes; i++)
-			r = sync_volume(y, &n->volumes[i]);
+			r = sync_volume(y, &n->volumes[i], 0);
 		if (r < 0)
 			return r;
 		pthread_mutex_lock(&n->lock);
@@ -315,11 +325,14 @@ static int sync_all(struct sync *y)
 
 static void *sync_main(void *arg)
 {
-	struct sync y = {.s = arg};
-	struct sender *s = y.s;
+	struct sender *s = arg;
+	struct sync y = {.s = s, .flags = RECORD_FLAG_SYNC, .done = &s->sync_done};
 	int r = 0;
 
 	(void)pthread_setname_np(pthread_self(), "tandem-sync");
+	pthread_mutex_lock(&s->n->lock);
+	y.session = s->session;
+	pthread_mutex_unlock(&s->n->lock);
 	y.buf = malloc(SYNC_PIECE);
 	y.began = y.window_began = clock_ns();
 	if (!y.buf)
@@ -333,6 +346,21 @@ static void *sync_main(void *arg)
 	pthread_mutex_unlock(&s->n->lock);
 	wake_up(&s->wake);
 	return NULL;
+}
+
+int sync_new_part(struct sender *s, uint64_t session, struct volume *v, uint64_t from,
+	uint64_t *done, uint64_t *ret_epoch)
+{
+	struct sync y = {.s = s, .session = session, .done = done, .buf = malloc(SYNC_PIECE)};
+	int r;
+
+	if (!y.buf)
+		return -ENOMEM;
+	y.began = y.window_began = clock_ns();
+	r = sync_volume(&y, v, from);
+	free(y.buf);
+	*ret_epoch = y.epoch;
+	return r;
 }
 
 int sync_start(struct sender *s)

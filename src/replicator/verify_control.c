@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "replicator/grow.h"
 #include "replicator/verify_internal.h"
 #include "util/clock.h"
 
@@ -48,6 +49,8 @@ static const char *verify_refused(const struct node *n)
 		return "this primary is not protected";
 	if (n->handing)
 		return "the role is being handed over";
+	if (grow_running(n->sender))
+		return "a disk is being grown; wait for its end";
 	return verify_running(n->sender) ? "one is under way" : NULL;
 }
 

@@ -19,7 +19,7 @@ int volume_open(struct node *n, unsigned index, bool writable, struct error *err
 	r = backing_open(n->own->disks[index].backing, writable, &v->backing, err);
 	if (r < 0)
 		return error_prefix(err, "disk %s", v->name);
-	v->size = backing_get_info(v->backing)->size;
+	v->size = v->shown = backing_get_info(v->backing)->size;
 	v->map.fd = -1;
 	pthread_cond_init(&v->granted, NULL);
 	r = snapshots_init(&v->snapshots);

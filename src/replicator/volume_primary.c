@@ -184,8 +184,11 @@ int volume_primary_zero(struct volume *v, uint64_t len, uint64_t off, unsigned f
 	int r = 0;
 
 	while (len > 0 && r == 0) {
-		uint64_t part = min_u64(len, activity_reach(&v->map.log, off));
+		uint64_t part;
 
+		pthread_mutex_lock(&v->node->lock); /* the disk may be growing */
+		part = min_u64(len, activity_reach(&v->map.log, off));
+		pthread_mutex_unlock(&v->node->lock);
 		r = volume_primary_zero_one(v, part, off, flags);
 		off += part;
 		len -= part;

@@ -44,6 +44,11 @@
 	X(PROMOTE_MEMORY, "promote-memory")                                                        \
 	X(PROMOTE_METADATA, "promote-metadata")                                                    \
 	X(PROMOTE_WRITABLE, "promote-writable")                                                    \
+	X(GROW_MAP, "grow-map")                                                                    \
+	X(GROW_HEADER, "grow-header")                                                              \
+	X(GROW_METADATA, "grow-metadata")                                                          \
+	X(GROW_ANSWERED, "grow-answered")                                                          \
+	X(GROW_COPIED, "grow-copied")                                                              \
 	X(RESUME_BEGIN, "resume-begin")                                                            \
 	X(RESUME_QEMU, "resume-qemu")                                                              \
 	X(RESUME_LOADED, "resume-loaded")                                                          \

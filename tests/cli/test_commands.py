@@ -60,6 +60,24 @@ class Requests(Case):
                              [('verify', {'repair': bool(options)})] + 2 * [('query-verify', None)])
             node.close()
 
+    def test_grow(self):
+        last = {'state': 'done', 'done': 4096, 'total': 4096, 'disks': {'vda': {'from': 4096, 'to': 8192}}, 'reason': '', 'kind': ''}
+        said = 'disk vda has grown from 4096 to 8192 bytes\n'
+        why = "disk vda: it has 4096 bytes on the secondary and would have 8192 here: enlarge it there first"
+        for answer, options, arguments, code, out, err in (
+                (last, (), {'alone': False}, 0,
+                 said + 'clients that connect from now on see it; for those of before see tandem(1)\n', ''),
+                (dict(last, disks={}, state='failed', reason=why, kind='state'), ('--disk', 'vda'), {'alone': False, 'disk': 'vda'},
+                 4, '', f'tandem: grow: {why}\n'),
+                (dict(last, state='failed', reason='gone', kind='peer'), ('--alone',), {'alone': True}, 7, said, 'tandem: grow: gone\n')):
+            running = iter([dict(last, state='running', done=0)])
+            node = self.node({'grow': {}, 'query-grow': lambda node, connection, request, a=answer, running=running:
+                              {'return': next(running, a), 'id': request['id']}})
+            self.check(self.start('grow', *options), code, out, err)
+            self.assertEqual([(r['execute'], r.get('arguments')) for r in node.requests],
+                             [('grow', arguments)] + 2 * [('query-grow', None)])
+            node.close()
+
     def test_promote(self):
         answer = {'promote': {'epoch': 17, 'generation': 2, 'discarded': {'epochs': 0, 'bytes': 0}}}
         out = 'node alpha is promoted at epoch 17, generation 2; discarded 0 epochs (0 B)\n'

@@ -18,7 +18,7 @@ import pair
 TEXT = (pathlib.Path(__file__).resolve().parents[2] / 'docs/control.md').read_text(encoding='ascii')
 
 # Where the examples of a command run, in this order; an example may presuppose those before it.
-ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'verify', 'query-verify',
+ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'verify', 'query-verify', 'grow', 'query-grow',
                'disconnect', 'connect', 'shutdown']
 ON_PRIMARY_LAST = ['switchover']  # which ends it
 ON_MANUAL_SECONDARY = ['commit', 'discard']
@@ -127,11 +127,24 @@ class Nodes(unittest.TestCase):
         return got
 
 
+    def settled(self, control, query):
+        end = time.monotonic() + pair.SECONDS
+        while control.ask({'execute': query})['return']['state'] == 'running':
+            self.assertLess(time.monotonic(), end, query)
+            time.sleep(0.02)
+
+
 class Primary(Nodes):
     def test_examples(self):
         p = self.pair()
         control = self.connect(p, 'alpha')
         for command in ON_PRIMARY:
+            if command == 'grow':
+                self.settled(control, 'query-verify')
+                for node in ('alpha', 'beta'):
+                    os.truncate(p.dir / node / 'vda.img', 2 << 20)
+            elif command == 'query-grow':
+                self.settled(control, command)
             for example in EXAMPLES[command]:
                 self.run_example(control, example)
         self.assertEqual(p.processes['alpha'].wait(pair.SECONDS), 0)

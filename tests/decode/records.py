@@ -20,6 +20,7 @@ KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
  GOODBYE, PAGES, STATE) = range(1, 13)
 MAP, MAP_END, ACK_SYNCED, DIGEST, DIFFER = 13, 14, 15, 16, 17
 CHECK, CHECKED = 18, 19
+GROW, GROWN = 20, 21
 CHECK_BLOCK = 4 << 20
 COMMIT, DISCARD = 256, 257
 
@@ -74,6 +75,8 @@ RULES = {
     DIFFER: Rule("DIFFER", _S, frozenset(("volume", "offset", "length")), max_payload=16),
     CHECK: Rule("CHECK", _P, frozenset(("volume", "epoch", "offset", "length")), max_payload=1024 * 16),
     CHECKED: Rule("CHECKED", _S, frozenset(("epoch", "offset", "length")), max_payload=256 * 24),
+    GROW: Rule("GROW", _P, frozenset(("volume", "length"))),
+    GROWN: Rule("GROWN", _S, frozenset(("volume", "length"))),
     COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
     DISCARD: Rule("DISCARD", _J),
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One direction of one connection, and both together, against docs/stream.md ("Session")."""
 import records
-from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, CHECK, Cut, DIFFER, DIGEST, GOODBYE, HEARTBEAT, HELLO, MAP,
+from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, CHECK, Cut, DIFFER, DIGEST, GOODBYE, GROW, GROWN, HEARTBEAT, HELLO, MAP,
                      MAP_END, PRIMARY, RULES, SEAL, PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, Violation)
 
 
@@ -37,6 +37,7 @@ class Stream:
         self.map_at = (-1, 0)  # volume and end of the last MAP
         self.synced = 0
         self.begun = False  # a SYNC_BEGIN came
+        self.grows = []  # (volume, size) of GROW or GROWN, in order
         self.digests = []  # (volume, offset, length, block) of DIGEST or DIFFER, in order
 
     def _first(self, rec):
@@ -54,10 +55,23 @@ class Stream:
             raise Violation(rec.position, "the text of a GOODBYE is not UTF-8") from None
         self.ended = True
 
+    def _size(self, volume):
+        """That changes may reach: of the HELLO, and of what it grew to."""
+        return max([self.hello.volumes[volume][1]] + [size for v, size in self.grows if v == volume])
+
+    def _grow(self, rec):
+        if rec.volume >= len(self.hello.volumes) or self.hello.volumes[rec.volume][3] != records.KIND_DISK:
+            raise Violation(rec.position, "no disk %d" % rec.volume)
+        if rec.type == GROW and (self.sync is not None or not self.begun):
+            raise Violation(rec.position, "GROW before the end of the sync")
+        if rec.offset or rec.length < self._size(rec.volume):
+            raise Violation(rec.position, "%s to %d bytes" % (RULES[rec.type].name, rec.length))
+        self.grows.append((rec.volume, rec.length))
+
     def _change(self, rec):
         if rec.volume >= len(self.hello.volumes):
             raise Violation(rec.position, "no volume %d" % rec.volume)
-        size, kind = self.hello.volumes[rec.volume][1], self.hello.volumes[rec.volume][3]
+        size, kind = self._size(rec.volume), self.hello.volumes[rec.volume][3]
         if kind != {PAGES: records.KIND_MEMORY, STATE: records.KIND_STATE}.get(
                 rec.type, records.KIND_DISK):
             raise Violation(rec.position, "%s for a volume of kind %d" %
@@ -147,6 +161,8 @@ class Stream:
             self._change(rec)
         elif rec.type == DIGEST:
             self._digest(rec)
+        elif rec.type == GROW:
+            self._grow(rec)
         elif rec.type == SYNC_BEGIN:
             if rec.offset > 1:
                 raise Violation(rec.position, "SYNC_BEGIN of kind %d" % rec.offset)
@@ -220,7 +236,7 @@ class Stream:
         if not 4096 <= block <= 1 << 20 or block & (block - 1) or any(reserved):
             raise Violation(rec.position, "%s with blocks of %d bytes" % (name, block))
         count = -(-rec.length // block)
-        size = self.hello.volumes[rec.volume][1]
+        size = self._size(rec.volume)
         if rec.offset % block or count > 64 or rec.offset + rec.length > size:
             raise Violation(rec.position, "%s of %d bytes at %d" % (name, rec.length, rec.offset))
         if len(rec.payload) != 8 + (16 * count if rec.type == DIGEST else 8):
@@ -237,6 +253,9 @@ class Stream:
             raise Violation(rec.position, "%s before MAP_END" % RULES[rec.type].name)
         if rec.type == DIFFER:
             self._digest(rec)
+            return
+        if rec.type == GROWN:
+            self._grow(rec)
             return
         if rec.type == ACK_SYNCED:
             if rec.offset < self.synced:
@@ -325,6 +344,8 @@ def check_pair(primary, secondary):
         raise Violation(0, "the groups do not match")
     if secondary.digests != primary.digests[:len(secondary.digests)]:
         raise Violation(0, "a DIFFER does not answer the DIGEST in its place")
+    if [v for v, _ in secondary.grows] != [v for v, _ in primary.grows][:len(secondary.grows)]:
+        raise Violation(0, "a GROWN does not answer the GROW in its place")
     for rec in secondary.acks:
         if rec.type == ACK_SYNCED:
             if rec.offset > primary.changes:

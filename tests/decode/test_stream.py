@@ -266,6 +266,37 @@ class Digests(Base):
             stream.check_pair(stream.check(samples.join(p)), other)
 
 
+class Growth(Base):
+    """A disk that becomes larger: changes reach so far behind the GROW, and not before."""
+
+    @staticmethod
+    def items():
+        p, s = samples.primary(), samples.secondary()
+        at = [i for i, item in enumerate(p) if item[0] == records.SEAL][-1]
+        number = p[at][1]["epoch"]
+        have = dict(p[at][1])
+        p[at] = (records.SEAL, dict(have, offset=have["offset"] + 1, length=have["length"] + 4096))
+        p.insert(at, samples.write(number, SIZE, 4096, volume=1))
+        p.insert(at, (records.GROW, dict(volume=1, length=SIZE + 4096)))
+        return p, s, at
+
+    def test_good(self):
+        p, s, _ = self.items()
+        s = s[:S["synced"]] + [(records.GROWN, dict(volume=1, length=SIZE + 8192))]
+        stream.check_pair(stream.check(samples.join(p)), stream.check(samples.join(s)))
+        with self.assertRaises(Violation):
+            stream.check_pair(stream.check(samples.join(samples.primary())), stream.check(samples.join(s)))
+
+    def test_bad(self):
+        p, _, at = self.items()
+        self.refuse(samples.join(p[:at] + p[at + 1:]), "beyond the end")
+        self.refuse(samples.join(spoil(p, at, dict(length=SIZE - 1))), "GROW to")
+        self.refuse(samples.join(spoil(p, at, dict(length=SIZE + 4095))), "beyond the end")
+        self.refuse(samples.join(spoil(p, at, dict(volume=2))), "no disk 2")
+        self.refuse(samples.join(spoil(p, at, dict(offset=512))), "GROW has no offset")
+        self.refuse(samples.join(p[:1] + [p[at]] + p[1:at] + p[at + 1:]), "GROW before the end of the sync")
+
+
 class Fields(Base):
     def test_primary(self):
         for name, change, reason in PRIMARY_FIELDS:

@@ -22,10 +22,11 @@ primary_points=(agent-begin agent-stop agent-cut-sent agent-scan agent-copy agen
 standby_points=(standby-pages standby-state standby-seal standby-commit standby-flushed standby-applying:2 standby-applied)
 both_points=(standby-seal standby-commit standby-flushed)
 promote_points=(promote-discard promote-memory promote-metadata promote-writable resume-begin resume-qemu resume-loaded resume-cont)
+other_points=(grow-map grow-header grow-metadata grow-answered grow-copied) # grow.py has a side die there
 
 # --- the list: here, in the program and in the document ---
 
-here_points() { printf '%s\n' "${primary_points[@]%%:*}" "${standby_points[@]%%:*}" "${promote_points[@]}" | sort -u; }
+here_points() { printf '%s\n' "${primary_points[@]%%:*}" "${standby_points[@]%%:*}" "${promote_points[@]}" "${other_points[@]}" | sort -u; }
 coded_points() { sed -n 's/^\tX([A-Z_]*, "\([a-z-]*\)").*/\1/p' "$here/../../src/util/fault.h" | sort; }
 told_points() { sed -n 's/^| `\([a-z]*-[a-z-]*\)` |.*/\1/p' "$here/../../docs/testing.md" | sort; }
 [ "$(here_points)" = "$(coded_points)" ] && [ "$(here_points)" = "$(told_points)" ] || {
