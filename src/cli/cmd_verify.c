@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* tandem verify: compares the disks of both nodes while they are written to; with a guest, its
- * memory and device state at one checkpoint. */
+ * memory, device state and disks at one checkpoint: memory and state through the agent, which asks
+ * the replicator to compare the disks as of the same checkpoint, and then the disks' result. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/reply.h"
+#include "cli/text.h"
 #include "util/clock.h"
 #include "util/units.h"
 
@@ -25,32 +27,33 @@ static void verify_print_range(const json_t *range)
 		off + json_integer_value(json_object_get(range, "length")) - 1);
 }
 
-static int verify_print(struct cli *cli, const json_t *reply, struct error *err)
+static int verify_print(
+	struct cli *cli, const json_t *reply, uint64_t *ret_epoch, struct error *err)
 {
-	uint64_t epoch, bytes, differ;
+	uint64_t bytes, differ;
 	char size[32];
 	json_t *range;
 	size_t i;
 	int r;
 
-	r = reply_need_u64(cli, reply, "epoch", &epoch, err);
+	r = reply_need_u64(cli, reply, "epoch", ret_epoch, err);
 	if (r == 0)
 		r = reply_need_u64(cli, reply, "bytes", &bytes, err);
 	if (r == 0)
 		r = reply_need_u64(cli, reply, "differ", &differ, err);
 	if (r < 0)
 		return r;
-	if (differ == 0) {
-		printf("checkpoint %" PRIu64
-		       ": memory and device state (%s) are equal on both nodes\n",
-			epoch, units_format_size(bytes, size, sizeof(size)));
-		return 0;
-	}
 	json_array_foreach(json_object_get(reply, "ranges"), i, range) verify_print_range(range);
-	return error_set(err, ERROR_DIFFER, -EILSEQ,
-		"checkpoint %" PRIu64 ": the other node's memory or device state differs (%" PRIu64
-		" bytes in blocks that differ); they are sent again with the next checkpoint",
-		epoch, differ);
+	if (differ)
+		return error_set(err, ERROR_DIFFER, -EILSEQ,
+			"checkpoint %" PRIu64
+			": the other node's memory or device state differs (%" PRIu64
+			" bytes in blocks that differ); they are sent again with the next "
+			"checkpoint",
+			*ret_epoch, differ);
+	printf("checkpoint %" PRIu64 ": memory and device state (%s) are equal on both nodes\n",
+		*ret_epoch, units_format_size(bytes, size, sizeof(size)));
+	return 0;
 }
 
 /* --- disks --- */
@@ -118,10 +121,13 @@ static int verify_disks_print(struct cli *cli, const json_t *reply, struct error
 	return 0;
 }
 
-static int verify_disks_wait(struct cli *cli, struct client *client, struct error *err)
+/* epoch: the checkpoint as of which they are compared, 0 = without a guest. */
+static int verify_disks_wait(
+	struct cli *cli, struct client *client, uint64_t epoch, struct error *err)
 {
 	json_t *reply = NULL, *event = NULL;
 	const char *state;
+	uint64_t at = 0;
 	int r;
 
 	for (;;) {
@@ -141,6 +147,13 @@ static int verify_disks_wait(struct cli *cli, struct client *client, struct erro
 	}
 	if (isatty(STDERR_FILENO))
 		fprintf(stderr, "\r\033[K");
+	if (state && epoch && (!reply_u64(reply, "epoch", &at) || at != epoch)) {
+		json_decref(reply);
+		return error_set(err, ERROR_STATE, -ECANCELED,
+			"another verify has begun: the disks of checkpoint %" PRIu64
+			" are not known to be equal",
+			epoch);
+	}
 	r = state ? verify_disks_print(cli, reply, err)
 		  : error_set(err, ERROR_GENERAL, -EPROTO, "the answer has no state");
 	json_decref(reply);
@@ -160,32 +173,57 @@ static int verify_disks(struct cli *cli, struct error *err)
 	r = client_execute(client, "verify", arguments, CLIENT_ANSWER_MS, &reply, err);
 	if (r == 0) {
 		json_decref(reply);
-		r = verify_disks_wait(cli, client, err);
+		r = verify_disks_wait(cli, client, 0, err);
 	}
 	(void)client_free(client);
 	return r;
 }
 
-int cmd_verify(struct cli *cli, struct error *err)
+/* The replicator's own answer; both sides have kept the disks of that checkpoint. */
+static int verify_frozen_disks(struct cli *cli, uint64_t epoch, struct error *err)
 {
 	struct client *client;
-	json_t *reply;
-	int r;
-
-	if (!cli->conf->guest_memory)
-		return verify_disks(cli, err);
-	if (cli->args.repair)
-		return error_set(err, ERROR_USAGE, -EINVAL,
-			"--repair is for disks; a guest's memory is repaired always");
-	r = client_connect_socket(cli, CLIENT_AGENT, &client, err);
+	int r = client_connect(cli, &client, err);
 
 	if (r < 0)
 		return r;
-	r = client_execute(client, "verify", NULL, CLIENT_ANSWER_MS, &reply, err);
+	r = verify_disks_wait(cli, client, epoch, err);
+	(void)client_free(client);
+	return r;
+}
+
+static int verify_guest(struct cli *cli, struct error *err)
+{
+	json_t *arguments = json_pack("{s:b}", "repair", cli->args.repair), *reply;
+	struct error memory = {0};
+	struct client *client;
+	uint64_t epoch = 0;
+	int m, r = client_connect_socket(cli, CLIENT_AGENT, &client, err);
+
+	if (r < 0) {
+		json_decref(arguments);
+		return r;
+	}
+	r = client_execute(client, "verify", arguments, CLIENT_ANSWER_MS, &reply, err);
 	(void)client_free(client);
 	if (r < 0)
 		return r;
-	r = verify_print(cli, reply, err);
+	m = verify_print(cli, reply, &epoch, &memory);
 	json_decref(reply);
-	return r;
+	if (m < 0 && memory.kind != ERROR_DIFFER) {
+		*err = memory;
+		return m;
+	}
+	r = verify_frozen_disks(cli, epoch, err);
+	if (m == 0)
+		return r;
+	if (r < 0) /* both: each says what it is */
+		fprintf(stderr, "tandem: %s\n", text_clean(err->text));
+	*err = memory;
+	return m;
+}
+
+int cmd_verify(struct cli *cli, struct error *err)
+{
+	return cli->conf->guest_memory ? verify_guest(cli, err) : verify_disks(cli, err);
 }

@@ -163,16 +163,15 @@ const struct command commands[] = {
 		"the\n"
 		"other node promotes itself, and this one ends; start it as the secondary.",
 		options_switchover, cmd_switchover},
-	{"verify", "compare the disks, or a guest's memory, on both nodes",
+	{"verify", "compare the disks, and a guest's memory, on both nodes",
 		"On a protected primary: compares the disks while they are written to. What "
 		"differs\n"
 		"is named, and marked to be copied at the next connection, or sent again.\n"
 		"With a guest, on the node where the guest runs, while it is protected: compares "
-		"all memory and "
-		"the\n"
-		"device state with what the other node holds at one checkpoint. What differs is "
-		"named\n"
-		"and sent again.",
+		"all memory,\n"
+		"the device state and the disks with what the other node holds at one checkpoint. "
+		"What differs\n"
+		"is named; of memory and state it is sent again always.",
 		options_verify, cmd_verify},
 	{"grow", "take the new size of enlarged disks",
 		"On a protected primary, after the disk's file, device or NBD export was enlarged "

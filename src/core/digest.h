@@ -15,6 +15,7 @@ struct digest {
 	uint64_t epoch;    /* as of the record */
 	uint32_t volume, block;
 	unsigned count;
+	bool frozen; /* of the disks as of a FREEZE */
 	uint8_t sum[DIGEST_BLOCKS][DIGEST_SIZE];
 };
 

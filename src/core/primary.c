@@ -97,6 +97,17 @@ uint8_t *primary_digest(struct primary *p, struct record *rec)
 	return queue_reserve(&p->queue, rec->payload, &rec->seq);
 }
 
+int primary_freeze(struct primary *p, uint64_t epoch)
+{
+	struct record rec = {.type = epoch ? RECORD_FREEZE : RECORD_THAW, .epoch = epoch};
+	uint8_t *slot = queue_reserve(&p->queue, 0, &rec.seq);
+
+	if (!slot)
+		return -EAGAIN;
+	queue_publish(slot, &rec);
+	return 0;
+}
+
 /* An epoch was closed by its SEAL or SYNC_END. */
 static void primary_remember(struct primary *p, uint64_t epoch, uint64_t since, uint64_t place)
 {

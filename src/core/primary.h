@@ -91,7 +91,10 @@ void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync k
 	uint64_t sync_total, uint64_t max_epoch_bytes);
 void primary_session_end(struct primary *p);
 
-/* A place in the stream for a DIGEST of what is on the disk now.  NULL = no room. */
+/* The secondary is to keep its disks as of this epoch, which is cut and not sealed; 0: no longer.
+ * -EAGAIN = no room. */
+int primary_freeze(struct primary *p, uint64_t epoch);
+/* A place in the stream for a DIGEST of what is on the disk now, or frozen.  NULL = no room. */
 uint8_t *primary_digest(struct primary *p, struct record *rec);
 
 /* A place in the stream for one change; rec has type, flags, volume, payload, offset, length; epoch

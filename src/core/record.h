@@ -49,6 +49,9 @@ enum record_type {
 	RECORD_CHECKED = 19,
 	RECORD_GROW = 20,
 	RECORD_GROWN = 21,
+	RECORD_FREEZE = 22,
+	RECORD_THAW = 23,
+	RECORD_FROZEN = 24,
 	/* only in journals */
 	RECORD_COMMIT = 256,
 	RECORD_DISCARD = 257,
@@ -59,7 +62,8 @@ enum record_flags {
 	RECORD_FLAG_UNMAP = 2, /* ZERO: the receiver may free the space */
 	RECORD_FLAG_LZ4 = 4,   /* PAGES, STATE: how the data is compressed */
 	RECORD_FLAG_ZSTD = 8,
-	RECORD_FLAG_MERGE = 16, /* SEAL: no state of the group, joined to the next epoch */
+	RECORD_FLAG_MERGE = 16,  /* SEAL: no state of the group, joined to the next epoch */
+	RECORD_FLAG_FROZEN = 32, /* DIGEST: of the disks as of the epoch of the FREEZE */
 };
 
 /* How a sync lands on the secondary: offset of SYNC_BEGIN. */

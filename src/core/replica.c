@@ -237,6 +237,7 @@ void replica_session_begin(struct replica *r)
 void replica_session_end(struct replica *r)
 {
 	r->session = r->lent = r->staging = false;
+	replica_thaw(r);
 	r->rx_len = r->rx_at;
 	r->rx_need = 0;
 	replica_drop_open(r, true, NULL, NULL);

@@ -101,6 +101,9 @@ struct replica_ops {
 	/* The primary's disk is to have so many bytes: replica_grow when ours has, and an answer in
 	 * any case.  false = one is unanswered; NULL = not taken. */
 	bool (*grow)(void *ctx, unsigned volume, uint64_t size);
+	/* The images are to be kept as of this epoch: see replica_freeze; 0: no longer.  NULL =
+	 * cannot be asked for. */
+	void (*freeze)(void *ctx, uint64_t epoch);
 	/* Committed, or discarded, state or mode changed: look at the fields. */
 	void (*changed)(void *ctx);
 };
@@ -199,6 +202,9 @@ void replica_fail(struct replica *r, int err, const char *why);
 void replica_grow(struct replica *r, unsigned volume, uint64_t size);
 
 /* --- the images --- */
+/* After ops->freeze(epoch) no batch goes beyond that epoch until this is called: the images, once
+ * they hold it, are exactly it. */
+void replica_frozen(struct replica *r);
 /* false = nothing to do.  At most about max_bytes, but always whole epochs. */
 bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_batch *ret_batch);
 /* The images hold the batch durably (of a full sync only the final one must be durable).

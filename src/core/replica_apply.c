@@ -101,6 +101,13 @@ static bool replica_direct_ready(const struct replica *r)
 	       (r->direct_first || r->direct_sealed);
 }
 
+void replica_frozen(struct replica *r)
+{
+	r->freeze = 0;
+	if (r->done_first)
+		r->ops->apply_ready(r->ctx);
+}
+
 bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_batch *ret_batch)
 {
 	struct replica_batch b = {0};
@@ -111,7 +118,7 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 	if (r->batch_out || r->mode == REPLICA_FAILED)
 		return false;
 	if (r->done_first) {
-		while (r->done_first &&
+		while (r->done_first && (!r->freeze || r->done_first->number <= r->freeze) &&
 			(b.bytes == 0 || merged || b.bytes + r->done_first->bytes <= max_bytes)) {
 			struct replica_epoch *e = r->done_first;
 
@@ -126,6 +133,8 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 			b.bytes += e->bytes;
 			b.epoch = e->number;
 		}
+		if (!r->applying)
+			return false;
 	} else if (replica_direct_ready(r)) {
 		r->applying = replica_direct_piece(r);
 		if (!r->applying)

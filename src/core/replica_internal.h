@@ -73,10 +73,12 @@ struct replica {
 	uint64_t session_changes, session_bytes, acked_changes;
 	uint64_t acked_epoch; /* received, as the primary knows */
 	uint64_t direct_epoch, sync_done, sync_total;
-	uint64_t direct_taken;                 /* changes of it that batches took */
-	uint64_t sessions;                     /* begun so far */
-	bool staging;                          /* between SYNC_BEGIN and SYNC_END of a staged one */
-	uint64_t staged_epoch;                 /* its epoch */
+	bool frozen;           /* between FREEZE and THAW */
+	uint64_t freeze;       /* no batch goes beyond it before replica_frozen; 0 = none */
+	uint64_t direct_taken; /* changes of it that batches took */
+	uint64_t sessions;     /* begun so far */
+	bool staging;          /* between SYNC_BEGIN and SYNC_END of a staged one */
+	uint64_t staged_epoch; /* its epoch */
 	uint64_t sync_changes, sync_bytes;     /* of the session up to SYNC_END */
 	bool direct_ended;                     /* SYNC_END came: what follows is for the journal */
 	bool direct_final;                     /* the last batch was taken */
@@ -151,6 +153,8 @@ static inline bool replica_to_images(const struct replica *r)
 }
 
 /* replica_rx.c */
+/* What a FREEZE asked for is wanted no more. */
+void replica_thaw(struct replica *r);
 int replica_take_change(struct replica *r, const struct record *rec, uint32_t at);
 int replica_take_seal(struct replica *r, const struct record *rec);
 

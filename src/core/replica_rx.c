@@ -59,6 +59,15 @@ static bool replica_stands_at(const struct replica *r, uint64_t epoch)
 	       st.pending_epochs == 0 && st.pending_changes == 0;
 }
 
+void replica_thaw(struct replica *r)
+{
+	if (!r->frozen)
+		return;
+	r->frozen = false;
+	replica_frozen(r);
+	r->ops->freeze(r->ctx, 0);
+}
+
 static const char *replica_check_seal(
 	const struct replica *r, const struct record *rec, const struct replica_epoch *e)
 {
@@ -118,6 +127,7 @@ static const char *replica_check_context(
 		return replica_check_seal(r, rec, e);
 	case RECORD_DIGEST:
 		if (!r->ops->digest || r->mode != REPLICA_READY || r->staging ||
+			((rec->flags & RECORD_FLAG_FROZEN) && (!r->frozen || !rec->epoch)) ||
 			(!rec->epoch && (r->session_changes || r->staged_epoch > r->session_floor)))
 			return "digests where none can be";
 		if (rec->volume >= (r->cfg.image ? r->cfg.memory : r->cfg.volumes))
@@ -130,6 +140,11 @@ static const char *replica_check_context(
 			return "growth of a disk where none can be";
 		return rec->volume >= (r->cfg.image ? r->cfg.memory : r->cfg.volumes)
 			       ? "no such disk"
+			       : NULL;
+	case RECORD_FREEZE:
+		return !r->ops->freeze || r->mode != REPLICA_READY || r->staging || r->frozen ||
+				       !r->cfg.image
+			       ? "freeze where none can be"
 			       : NULL;
 	case RECORD_SYNC_BEGIN:
 		if (rec->offset >= RECORD_SYNC_KINDS)
@@ -205,6 +220,8 @@ int replica_take_seal(struct replica *r, const struct record *rec)
 		return -ENOMEM;
 	replica_close_epoch(r, e);
 	e->merged = merge;
+	if (merge && rec->epoch == r->freeze) /* it will never be a state of its own */
+		replica_thaw(r);
 	if (rec->epoch == r->staged_epoch) /* no controller decides about a sync */
 		r->commit_allowed = max_u64(r->commit_allowed, rec->epoch);
 	if (r->mode == REPLICA_DIRECT && rec->epoch == r->direct_epoch) {
@@ -348,6 +365,16 @@ static int replica_take(struct replica *r, const struct record *rec, size_t size
 	case RECORD_GROW:
 		*ret_keep = false;
 		return r->ops->grow(r->ctx, rec->volume, rec->length) ? 0 : -EPROTO;
+	case RECORD_FREEZE:
+		*ret_keep = false;
+		r->frozen = true;
+		r->freeze = rec->epoch;
+		r->ops->freeze(r->ctx, rec->epoch);
+		return 0;
+	case RECORD_THAW:
+		*ret_keep = false;
+		replica_thaw(r);
+		return 0;
 	case RECORD_GOODBYE:
 		if (rec->offset == RECORD_GOODBYE_HANDOVER && !replica_stands_at(r, rec->length))
 			return -EPROTO;

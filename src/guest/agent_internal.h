@@ -48,6 +48,9 @@ struct agent_client {
 struct agent_verify {
 	struct agent_client *client; /* NULL = none */
 	bool wanted;                 /* with the next checkpoint */
+	bool repair;                 /* of the disks */
+	bool armed;                  /* the replicator waits for a cut, to compare the disks too */
+	unsigned tries;              /* checkpoints at which that was not possible */
 	uint8_t *digests, *buf;      /* allocated with the first one */
 	uint64_t count;              /* digests of the checkpoint under way */
 	uint64_t epoch;              /* that they went with */
@@ -87,6 +90,7 @@ struct agent {
 	bool rebase;      /* the machine was reset: take the device state's base anew */
 	bool head_due;    /* the next checkpoint must bring the head of the state blob */
 	bool due;         /* the replicator wants a checkpoint now */
+	uint64_t resend;  /* so many bytes of memory, the last ones, are to be sent again */
 	struct runs todo; /* of the round being sent */
 	size_t todo_at;
 	unsigned rounds;
@@ -167,15 +171,20 @@ void agent_ahead_end(struct agent *a);
 /* agent_switchover.c: a last checkpoint, then the other side goes on. */
 int agent_switchover(struct agent *a, struct error *err);
 
-/* agent_verify.c.  In a checkpoint where a verify is wanted: memory (in the pause), then state;
- * the number of all digests. */
-int agent_verify_begin(struct agent *a, struct agent_client *c, struct error *err);
+/* agent_verify.c.  Of a checkpoint where a verify is wanted: before it, the replicator is told;
+ * memory, in the pause; what the cut's answer says of the disks; then state, and the number of all
+ * digests; at its end, whether it was made (epoch, else 0). */
+int agent_verify_begin(struct agent *a, struct agent_client *c, bool repair, struct error *err);
+void agent_verify_arm(struct agent *a);
 int agent_verify_memory(struct agent *a, struct error *err);
+void agent_verify_cut(struct agent *a, const json_t *answer);
 uint64_t agent_verify_state(struct agent *a);
 void agent_verify_sent(struct agent *a, uint64_t epoch);
+/* What follows a difference: all memory is sent again, a piece with each checkpoint. */
+void agent_verify_resend(struct agent *a);
 /* The replicator says what was found; or there will be no answer. */
 void agent_verify_compared(struct agent *a, const json_t *data);
-void agent_verify_failed(struct agent *a, const char *why);
+void agent_verify_failed(struct agent *a, enum error_kind kind, const char *why);
 void agent_verify_gone(struct agent *a, const struct agent_client *c);
 void agent_verify_end(struct agent *a);
 

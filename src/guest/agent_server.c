@@ -211,7 +211,10 @@ static void server_line(struct agent *a, struct agent_client *c, const char *lin
 		agent_server_answer(c, -1, &err);
 	} else if (what && !strcmp(what, "verify")) {
 		/* answered when the secondary has */
-		if (agent_verify_begin(a, c, &err) < 0)
+		if (agent_verify_begin(a, c,
+			    json_is_true(json_object_get(
+				    json_object_get(request, "arguments"), "repair")),
+			    &err) < 0)
 			agent_server_answer(c, -1, &err);
 	} else if (what && !strcmp(what, "shutdown")) {
 		a->stop = true;

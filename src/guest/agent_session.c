@@ -29,7 +29,7 @@ void agent_session_lost(struct agent *a)
 	runs_clear(&a->todo);
 	a->todo_at = 0;
 	if (a->verify.client)
-		agent_verify_failed(a, "the link was lost");
+		agent_verify_failed(a, ERROR_PEER, "the link was lost");
 	/* What the replicator was reading is void; it answers what it was asked all the same. */
 }
 
@@ -107,6 +107,7 @@ static int session_begin(struct agent *a, struct error *err)
 
 	a->arm = false;
 	a->head_due = true;
+	a->resend = 0;
 	a->rounds = 0;
 	a->todo_at = 0;
 	a->phase = AGENT_ROUNDS;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* `verify`: digests of all memory and device state at one checkpoint go to the secondary, which
- * compares what it has then, and what differs is owed to it anew.
+ * compares what it has then, and what differs is owed to it anew.  The replicator compares the
+ * disks as of the same checkpoint, and is asked about them itself.
  *
  * Memory is read in the pause of that checkpoint, from the guest's RAM itself and not from what the
  * tracking copied of it: the pause is longer by that (0.1 to 0.3 s per GiB). */
@@ -14,7 +15,10 @@
 #include "util/bytes.h"
 #include "util/log.h"
 
-int agent_verify_begin(struct agent *a, struct agent_client *c, struct error *err)
+#define VERIFY_TRIES 16u            /* checkpoints at which the disks may be busy */
+#define VERIFY_RESEND (64ull << 20) /* bytes with one checkpoint */
+
+int agent_verify_begin(struct agent *a, struct agent_client *c, bool repair, struct error *err)
 {
 	struct agent_verify *v = &a->verify;
 	uint64_t most = memcheck_blocks(a->conf->guest_memory) + memcheck_blocks(DEVSTATE_MAX);
@@ -30,8 +34,36 @@ int agent_verify_begin(struct agent *a, struct agent_client *c, struct error *er
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "verify: out of memory");
 	v->client = c;
 	v->wanted = true;
-	v->epoch = 0;
+	v->repair = repair;
+	v->armed = false;
+	v->epoch = v->tries = 0;
 	return 0;
+}
+
+void agent_verify_arm(struct agent *a)
+{
+	struct agent_verify *v = &a->verify;
+	struct error err;
+
+	if (!v->wanted || v->armed)
+		return;
+	if (repl_run(a->repl, "verify", json_pack("{s:b}", "repair", v->repair), NULL, &err) < 0)
+		agent_verify_failed(a, err.kind, err.text);
+	else
+		v->armed = true;
+}
+
+void agent_verify_cut(struct agent *a, const json_t *answer)
+{
+	struct agent_verify *v = &a->verify;
+
+	if (v->count == 0 || json_is_true(json_object_get(answer, "frozen")))
+		return;
+	/* All of one checkpoint, or nothing. */
+	v->count = 0;
+	if (++v->tries == VERIFY_TRIES)
+		agent_verify_failed(
+			a, ERROR_STATE, "the disks were being written to at each checkpoint");
 }
 
 /* Reads rather than looks at a mapping: holes of the file stay holes. */
@@ -91,21 +123,24 @@ void agent_verify_sent(struct agent *a, uint64_t epoch)
 {
 	struct agent_verify *v = &a->verify;
 
-	if (v->count == 0)
-		return;
-	v->wanted = false;
+	if (epoch && v->count) {
+		v->wanted = false;
+		v->epoch = epoch;
+	}
+	if (!epoch)
+		v->armed = false; /* or it still is, which the replicator knows */
 	v->count = 0;
-	v->epoch = epoch;
 }
 
-void agent_verify_failed(struct agent *a, const char *why)
+void agent_verify_failed(struct agent *a, enum error_kind kind, const char *why)
 {
 	struct agent_client *c = a->verify.client;
 	struct error err;
 
 	a->verify.client = NULL;
 	a->verify.wanted = false;
-	(void)error_set(&err, ERROR_PEER, -EPIPE, "verify: %s", why);
+	(void)error_set(
+		&err, kind, -EPIPE, "%s%s", strncmp(why, "verify: ", 8) ? "verify: " : "", why);
 	agent_server_answer(c, -EPIPE, &err);
 }
 
@@ -117,7 +152,20 @@ void agent_verify_gone(struct agent *a, const struct agent_client *c)
 	a->verify.wanted = false;
 }
 
-/* What differs is sent again with the next checkpoint. */
+void agent_verify_resend(struct agent *a)
+{
+	uint64_t len = min_u64(a->resend, VERIFY_RESEND);
+	struct runs one = {0};
+
+	if (len && runs_add(&one, a->conf->guest_memory - a->resend, len) == 0) {
+		checkpoint_owe(a, &one);
+		a->resend -= len;
+	}
+	runs_deinit(&one);
+}
+
+/* What differs is sent again with the next checkpoint; all other memory with those that follow, so
+ * that whatever the tracking or the link did wrong, and no digest has shown yet, has an end. */
 static void verify_repair(struct agent *a, const json_t *data)
 {
 	const json_t *ranges = json_object_get(data, "ranges"), *g;
@@ -125,6 +173,8 @@ static void verify_repair(struct agent *a, const json_t *data)
 	struct runs one = {0};
 	size_t i;
 
+	if (repl_u64(data, "differ", NULL))
+		a->resend = a->conf->guest_memory;
 	json_array_foreach(ranges, i, g)
 	{
 		const char *volume = json_string_value(json_object_get(g, "volume"));
@@ -137,7 +187,7 @@ static void verify_repair(struct agent *a, const json_t *data)
 			volume && !strcmp(volume, "ram") ? "memory" : "device state",
 			(unsigned long long)len, (unsigned long long)off);
 		if (!volume || strcmp(volume, "ram") != 0) {
-			a->head_due = true; /* the rest of the state comes with each checkpoint */
+			a->rebase = true; /* the rest of the state comes with each checkpoint */
 			continue;
 		}
 		runs_clear(&one);

@@ -86,6 +86,7 @@ static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpo
 	if (r < 0)
 		return e < 0 ? e : r;
 	*ret_epoch = repl_u64(answer, "epoch", NULL);
+	agent_verify_cut(a, answer);
 	json_decref(answer);
 	fault_point(FAULT_AGENT_CUT);
 	return e;
@@ -146,6 +147,8 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	int r, e;
 
 	staging_reset(s);
+	agent_verify_arm(a);
+	agent_verify_resend(a);
 	r = repl_run(a->repl, "checkpoint-begin", NULL, NULL, err);
 	if (r < 0)
 		return r;
@@ -155,6 +158,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	if (r == 0)
 		r = devstate_begin(&a->ds, err);
 	if (r < 0) {
+		agent_verify_sent(a, 0);
 		checkpoint_abandon(a, 0);
 		return r;
 	}
@@ -174,6 +178,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	if (r == 0)
 		r = checkpoint_send(a, s, ahead_data, pause_data, epoch, err);
 	if (r < 0) {
+		agent_verify_sent(a, 0);
 		checkpoint_owe(a, &a->pause);
 		if (r != -EPIPE)
 			checkpoint_abandon(a, epoch);

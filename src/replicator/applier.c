@@ -306,6 +306,10 @@ void *applier_main(void *arg)
 	while (e == 0 && !r->stopping) {
 		struct replica_batch b;
 
+		if (receiver_freeze_due(r)) {
+			receiver_freeze_take(r);
+			continue;
+		}
 		applier_gather(r);
 		if (r->stopping || applier_held(r) ||
 			!replica_batch_take(r->core, APPLIER_BATCH, &b)) {

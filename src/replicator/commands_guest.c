@@ -10,6 +10,7 @@
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
 #include "replicator/submit.h"
+#include "replicator/verify.h"
 #include "util/clock.h"
 #include "util/fault.h"
 
@@ -64,12 +65,15 @@ int command_checkpoint_begin(struct command_call *c, json_t **ret, struct error 
 int command_checkpoint_cut(struct command_call *c, json_t **ret, struct error *err)
 {
 	struct node *n = c->n;
+	bool verify = verify_cut_begin(n), frozen = false;
 	uint64_t epoch = 0;
 	int r;
 
 	pthread_mutex_lock(&n->lock);
 	barrier_end(n, NULL);
 	r = n->sender ? sender_checkpoint_cut(n->sender, &epoch) : -ENOTCONN;
+	if (r == 0 && verify)
+		frozen = verify_cut(n->sender, epoch);
 	if (r == -EBUSY)
 		error_set(err, ERROR_STATE, r,
 			"cut: the disks are still being copied to the secondary");
@@ -81,10 +85,14 @@ int command_checkpoint_cut(struct command_call *c, json_t **ret, struct error *e
 	else if (r < 0)
 		command_not_replicating(n, "cut", err);
 	pthread_mutex_unlock(&n->lock);
+	if (verify)
+		verify_cut_end(n);
 	if (r == 0)
 		fault_point(FAULT_PRIMARY_CUT);
 	if (r == 0)
 		*ret = json_pack("{s:I}", "epoch", (json_int_t)epoch);
+	if (r == 0 && verify)
+		json_object_set_new(*ret, "frozen", json_boolean(frozen));
 	return r;
 }
 

@@ -73,20 +73,6 @@ static void receiver_send(void *ctx, const struct record *rec)
 	receiver_kick(r);
 }
 
-static bool receiver_digest(void *ctx, const struct record *rec, const uint8_t *payload)
-{
-	struct receiver *r = ctx;
-	unsigned at = (r->digests_first + r->digests_count) % RECEIVER_DIGESTS;
-
-	if (!r->digests)
-		r->digests = calloc(RECEIVER_DIGESTS, sizeof(*r->digests));
-	if (!r->digests || r->digests_count == RECEIVER_DIGESTS ||
-		digest_take(rec, payload, &r->digests[at]))
-		return false;
-	r->digests_count++;
-	return true;
-}
-
 static bool receiver_grow(void *ctx, unsigned volume, uint64_t size)
 {
 	struct receiver *r = ctx;
@@ -142,6 +128,7 @@ static const struct replica_ops receiver_ops = {
 	.apply_ready = receiver_apply_ready,
 	.digest = receiver_digest,
 	.grow = receiver_grow,
+	.freeze = receiver_freeze,
 	.memory_ready = receiver_memory_ready,
 	.memory_zero = receiver_memory_zero,
 	.changed = receiver_changed,
@@ -366,8 +353,7 @@ struct receiver *receiver_free(struct receiver *r)
 	if (r->started || r->applier_started || r->memory_started)
 		receiver_stop(r);
 	listener_free(r->listener);
-	free(r->digests);
-	free(r->digest_buf);
+	receiver_compare_deinit(r);
 	journal_io_close(r);
 	replica_free(r->core); /* looks into no mapped chunk */
 	wake_deinit(&r->wake);

@@ -88,10 +88,17 @@ struct receiver {
 	struct listener *listener;
 	struct candidate candidates[RECEIVER_CANDIDATES];
 	struct link link;
-	/* digests that the primary asks about, before a sync; a ring */
+	/* digests that the primary asks about: receiver_compare.c; a ring */
 	struct digest *digests; /* (L) RECEIVER_DIGESTS of them */
 	uint8_t *digest_buf;
 	unsigned digests_first, digests_count; /* (L) */
+	/* images as of an epoch, for such digests (L) */
+	uint64_t freeze_epoch;          /* between FREEZE and THAW, else 0 */
+	bool freeze_over;               /* held, or it failed: nothing to be taken */
+	struct receiver_frozen *frozen; /* held: the link thread reads it */
+	struct receiver_frozen *thawed; /* to be freed */
+	struct record say_frozen;
+	bool have_frozen;
 	/* our dirty map, on its way to the primary */
 	bool maps_due;
 	unsigned map_volume;
@@ -115,6 +122,18 @@ void journal_io_submit(struct receiver *r);
 void journal_io_reap(struct receiver *r);
 /* Creates the file (init.c). */
 int journal_io_create(const char *path, uint64_t size, bool force, struct error *err);
+
+/* receiver_compare.c: actions of the replica, (L). */
+bool receiver_digest(void *ctx, const struct record *rec, const uint8_t *payload);
+void receiver_freeze(void *ctx, uint64_t epoch);
+/* (L) The applier, between batches: whether the images are to be kept as they are now; does it,
+ * letting the lock go meanwhile. */
+bool receiver_freeze_due(const struct receiver *r);
+void receiver_freeze_take(struct receiver *r);
+/* Link thread: frees what was thawed; answers the oldest digest if it can. */
+void receiver_free_thawed(struct receiver *r);
+int receiver_answer(struct receiver *r, uint64_t now);
+void receiver_compare_deinit(struct receiver *r);
 
 /* What the sync of the session has brought is this node's own, once it is committed
  * (core/identity.h): noted durably.  Takes meta_lock. */

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "core/dirtymap_wire.h"
-#include "replicator/compare.h"
 #include "replicator/control.h"
 #include "replicator/grow.h"
 #include "replicator/receiver_internal.h"
@@ -35,7 +34,7 @@ static void receiver_end(struct receiver *r, const char *why)
 		log_warning("link to the primary (%s): %s", r->peer, why);
 	pthread_mutex_lock(&n->lock);
 	r->connected = r->have_received = r->have_committed = r->have_synced = false;
-	r->have_checked = false;
+	r->have_checked = r->have_frozen = false;
 	r->blocked = false;
 	replica_session_end(r->core);
 	r->digests_count = 0;
@@ -44,6 +43,7 @@ static void receiver_end(struct receiver *r, const char *why)
 		node_set_reason(n, "no primary: %s", why);
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
+	receiver_free_thawed(r);
 	link_close(&r->link); /* last: why may be the transport's own text */
 }
 
@@ -75,45 +75,6 @@ static int receiver_say_maps(struct receiver *r, uint64_t now)
 		e = link_write(&r->link, now);
 	}
 	return e == -EAGAIN ? 0 : e;
-}
-
-/* Answers the oldest digest, once the images hold what is committed, or what came before it. 0, or
- * negative errno. */
-static int receiver_answer(struct receiver *r, uint64_t now)
-{
-	uint8_t payload[RECORD_MAX_DIGEST];
-	struct node *n = r->n;
-	struct replica_status st;
-	struct digest *d = NULL;
-	struct record rec;
-	uint64_t differ, need = 0;
-	int e;
-
-	pthread_mutex_lock(&n->lock);
-	replica_get_status(r->core, &st);
-	if (r->digests_count)
-		need = r->digests[r->digests_first].epoch;
-	if (r->digests_count && st.applied >= (need ? need : st.committed))
-		d = &r->digests[r->digests_first];
-	else if (r->digests_count)
-		pthread_cond_signal(&r->apply);
-	pthread_mutex_unlock(&n->lock);
-	if (!d)
-		return 0;
-	if (!r->digest_buf)
-		r->digest_buf = malloc(RECORD_MAX_PAYLOAD);
-	e = r->digest_buf ? compare_image(&n->volumes[d->volume], d, r->digest_buf, &differ)
-			  : -ENOMEM;
-	if (e < 0)
-		return e;
-	digest_put_answer(d, differ, &rec, payload);
-	(void)link_put_data(&r->link, &rec, payload); /* the buffer is empty: it fits */
-	pthread_mutex_lock(&n->lock);
-	r->digests_first = (r->digests_first + 1) % RECEIVER_DIGESTS;
-	r->digests_count--;
-	pthread_mutex_unlock(&n->lock);
-	wake_up(&r->wake); /* there may be more */
-	return link_write(&r->link, now);
 }
 
 /* (L) What the digests of a checkpoint said; the buffer has at most acknowledgements. */
@@ -149,6 +110,9 @@ static int receiver_say(struct receiver *r, uint64_t now)
 		r->have_received = r->have_committed = r->have_synced = false;
 		if (r->have_checked)
 			receiver_say_checked(r);
+		if (r->have_frozen)
+			(void)link_put(l, &r->say_frozen, NULL);
+		r->have_frozen = false;
 		pthread_mutex_unlock(&r->n->lock);
 		if (link_out_empty(l)) {
 			e = receiver_answer(r, now);

@@ -288,6 +288,8 @@ int sender_checkpoint_seal(struct sender *s, uint64_t session, uint64_t epoch, b
 		wake_up(&s->wake);
 		if (r == 0)
 			pthread_cond_broadcast(&s->room); /* for changes that waited for it */
+		if (r == 0 && merge)
+			verify_abandoned(s, epoch);
 		if (r != -EAGAIN)
 			return r;
 		pthread_cond_wait(&s->room, &s->n->lock);

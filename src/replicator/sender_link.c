@@ -182,9 +182,11 @@ static int sender_hear(struct sender *s, struct error *err)
 				break;
 			continue;
 		}
-		if (rec.type == RECORD_DIFFER || rec.type == RECORD_GROWN) {
-			why = rec.type == RECORD_DIFFER ? verify_answered(s, &rec, payload)
-							: grow_answered(s, &rec);
+		if (rec.type == RECORD_DIFFER || rec.type == RECORD_GROWN ||
+			rec.type == RECORD_FROZEN) {
+			why = rec.type == RECORD_DIFFER  ? verify_answered(s, &rec, payload)
+			      : rec.type == RECORD_GROWN ? grow_answered(s, &rec)
+							 : verify_frozen(s, &rec);
 			if (why)
 				break;
 			continue;

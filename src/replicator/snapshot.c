@@ -22,6 +22,7 @@ struct snapshot {
 	int fd;         /* saved blocks, at their own offsets; sparse */
 	uint8_t *saved; /* a bit per block; changed with the lock taken for writing */
 	_Atomic bool broken;
+	bool begun; /* it is in the list */
 };
 
 int snapshots_init(struct snapshots *s)
@@ -36,7 +37,7 @@ void snapshots_deinit(struct snapshots *s)
 	pthread_rwlock_destroy(&s->lock);
 }
 
-int snapshot_new(struct snapshots *s, struct backing *image, uint64_t size, const char *dir,
+int snapshot_prepare(struct snapshots *s, struct backing *image, uint64_t size, const char *dir,
 	struct snapshot **ret_snapshot, struct error *err)
 {
 	struct snapshot *snap = calloc(1, sizeof(*snap));
@@ -55,12 +56,38 @@ int snapshot_new(struct snapshots *s, struct backing *image, uint64_t size, cons
 		free(snap);
 		return error_code(err, r, "snapshot: cannot make an unnamed file in %s", dir);
 	}
-	pthread_rwlock_wrlock(&s->lock);
-	snap->next = s->first;
-	s->first = snap;
-	atomic_fetch_add(&s->count, 1);
-	pthread_rwlock_unlock(&s->lock);
 	*ret_snapshot = snap;
+	return 0;
+}
+
+void snapshots_lock(struct snapshots *s)
+{
+	pthread_rwlock_wrlock(&s->lock);
+}
+
+void snapshots_unlock(struct snapshots *s)
+{
+	pthread_rwlock_unlock(&s->lock);
+}
+
+void snapshot_begin(struct snapshot *snap)
+{
+	snap->next = snap->all->first;
+	snap->all->first = snap;
+	snap->begun = true;
+	atomic_fetch_add(&snap->all->count, 1);
+}
+
+int snapshot_new(struct snapshots *s, struct backing *image, uint64_t size, const char *dir,
+	struct snapshot **ret_snapshot, struct error *err)
+{
+	int r = snapshot_prepare(s, image, size, dir, ret_snapshot, err);
+
+	if (r < 0)
+		return r;
+	snapshots_lock(s);
+	snapshot_begin(*ret_snapshot);
+	snapshots_unlock(s);
 	return 0;
 }
 
@@ -70,12 +97,14 @@ struct snapshot *snapshot_free(struct snapshot *snap)
 
 	if (!snap)
 		return NULL;
-	pthread_rwlock_wrlock(&snap->all->lock);
-	for (at = &snap->all->first; *at != snap; at = &(*at)->next)
+	snapshots_lock(snap->all);
+	for (at = &snap->all->first; snap->begun && *at != snap; at = &(*at)->next)
 		;
-	*at = snap->next;
-	atomic_fetch_sub(&snap->all->count, 1);
-	pthread_rwlock_unlock(&snap->all->lock);
+	if (snap->begun) {
+		*at = snap->next;
+		atomic_fetch_sub(&snap->all->count, 1);
+	}
+	snapshots_unlock(snap->all);
 	close(snap->fd);
 	free(snap->saved);
 	free(snap);
@@ -116,6 +145,22 @@ int snapshot_pread(struct snapshot *snap, void *buf, uint32_t len, uint64_t off)
 	return r;
 }
 
+void snapshot_forget(struct snapshot *snap, uint64_t off, uint64_t len)
+{
+	uint64_t end = off + len == snap->size ? snap->size + SNAPSHOT_BLOCK - 1 : off + len;
+	uint64_t first = (off + SNAPSHOT_BLOCK - 1) / SNAPSHOT_BLOCK;
+
+	snapshots_lock(snap->all);
+	for (uint64_t b = first; b < end / SNAPSHOT_BLOCK; b++)
+		snap->saved[b / 8] |= (uint8_t)(1u << (b % 8));
+	snapshots_unlock(snap->all);
+	/* What was kept: its space is free again where the file system can do that. */
+	if (end / SNAPSHOT_BLOCK > first)
+		(void)fallocate(snap->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			(off_t)(first * SNAPSHOT_BLOCK),
+			(off_t)((end / SNAPSHOT_BLOCK - first) * SNAPSHOT_BLOCK));
+}
+
 /* One block, for every snapshot that lacks it. Only one thread changes a block at a time (its range
  * lock, or the applier), so it is read once and nobody saves it meanwhile. */
 static void snapshots_save_block(struct snapshots *s, uint64_t block)
@@ -139,8 +184,8 @@ static void snapshots_save_block(struct snapshots *s, uint64_t block)
 			r = file_pwrite(snap->fd, buf, len, off);
 		if (r < 0) {
 			atomic_store(&snap->broken, true);
-			log_warning("read-only export: cannot keep the old content of %s (%s); "
-				    "this connection's reads fail from now on",
+			log_warning("read-only view: cannot keep the old content of %s (%s); its "
+				    "reads fail from now on",
 				backing_target(snap->image), strerror(-r));
 			r = 0;
 			continue;

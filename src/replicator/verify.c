@@ -29,7 +29,7 @@ void verify_changed(struct sender *s, unsigned volume, uint64_t off, uint64_t le
 {
 	struct verify *y = s->verify;
 
-	if (!y || !y->running)
+	if (!y || !y->running || y->guest)
 		return;
 	for (unsigned i = y->heard; i < y->asked; i++) {
 		struct verify_question *q = &y->questions[(y->first + i) % VERIFY_AHEAD];
@@ -75,10 +75,9 @@ const char *verify_answered(struct sender *s, const struct record *rec, const ui
 
 /* --- the thread --- */
 
-/* (L) */
-static bool verify_goes_on(const struct verify *y)
+bool verify_goes_on(const struct verify *y)
 {
-	return sender_session_id(y->s) == y->session;
+	return sender_session_id(y->s) == y->session && !y->failure[0];
 }
 
 /* An ordinary change of the stream: what the disk holds, read and placed under its range lock. */
@@ -202,7 +201,8 @@ static int verify_ask(struct verify *y, struct volume *v, const struct dirtymap_
 	struct digest d = {.volume = v->index,
 		.off = run->off,
 		.len = run->len,
-		.block = (uint32_t)dirtymap_block(&v->map.map)};
+		.block = (uint32_t)dirtymap_block(&v->map.map),
+		.frozen = y->guest};
 	struct node *n = y->s->n;
 	uint8_t payload[RECORD_MAX_DIGEST];
 	struct rangelock_entry range;
@@ -211,10 +211,14 @@ static int verify_ask(struct verify *y, struct volume *v, const struct dirtymap_
 	int r;
 
 	d.count = (unsigned)((d.len + d.block - 1) / d.block);
-	pthread_mutex_lock(&n->lock);
-	volume_lock_range(v, &range, d.off, d.len);
-	pthread_mutex_unlock(&n->lock);
-	r = backing_pread(v->backing, y->buf, (uint32_t)d.len, d.off);
+	if (y->guest) {
+		r = verify_frozen_read(y, v->index, d.off, (uint32_t)d.len);
+	} else {
+		pthread_mutex_lock(&n->lock);
+		volume_lock_range(v, &range, d.off, d.len);
+		pthread_mutex_unlock(&n->lock);
+		r = backing_pread(v->backing, y->buf, (uint32_t)d.len, d.off);
+	}
 	if (r == 0)
 		r = compare_digest(&d, 0, y->buf, d.len);
 	digest_put(&d, &rec, payload);
@@ -237,7 +241,8 @@ static int verify_ask(struct verify *y, struct volume *v, const struct dirtymap_
 	} else if (r == 0) {
 		r = -ECANCELED;
 	}
-	volume_unlock_range(v, &range);
+	if (!y->guest)
+		volume_unlock_range(v, &range);
 	pthread_mutex_unlock(&n->lock);
 	if (slot) {
 		sender_publish(y->s, slot, &rec, payload);
@@ -298,24 +303,33 @@ void *verify_main(void *arg)
 	int r;
 
 	(void)pthread_setname_np(pthread_self(), "tandem-verify");
-	r = verify_passes(y);
+	r = y->guest ? verify_frozen_wait(y) : 0;
+	if (r == 0)
+		r = verify_passes(y);
 	/* The next one must not get the answers of this one. */
 	while (r < 0 && y->asked && verify_hear(y) != -ECANCELED)
 		;
 	pthread_mutex_lock(&n->lock);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		dirtymap_clear_all(n->maps[i], DIRTYMAP_ASKED);
+	if (y->guest)
+		verify_frozen_thaw(y);
 	y->running = false;
 	y->ended = clock_ns();
 	if (r == 0)
 		y->unsettled = y->total - y->done;
-	else
+	else if (!y->failure[0])
 		snprintf(y->failure, sizeof(y->failure), "%s",
-			r == -ECANCELED ? "the link was lost" : strerror(-r));
+			r == -ECANCELED ? "the link was lost"
+			: r == -ESTALE
+				? "the disks could not be kept as they were at the checkpoint: "
+				  "the log says why"
+				: strerror(-r));
 	log_info("verify: %llu of %llu bytes compared, %llu differ%s%s",
 		(unsigned long long)y->done, (unsigned long long)y->total,
 		(unsigned long long)y->differ, r < 0 ? "; ended early: " : "", y->failure);
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
+	verify_frozen_free(y);
 	return NULL;
 }

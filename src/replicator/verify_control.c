@@ -43,8 +43,6 @@ static const char *verify_refused(const struct node *n)
 {
 	if (!n->sender)
 		return "only on the primary";
-	if (n->guest)
-		return "this node runs a guest: ask its agent";
 	if (n->sender->core.state != PRIMARY_PROTECTED || !sender_session_id(n->sender))
 		return "this primary is not protected";
 	if (n->handing)
@@ -58,7 +56,8 @@ int verify_start(struct node *n, bool repair, struct error *err)
 {
 	struct verify *y = calloc(1, sizeof(*y)), *old = NULL;
 	const char *why;
-	int r = -EINVAL;
+	bool again;
+	int r;
 
 	if (y)
 		y->buf = malloc(RECORD_MAX_PAYLOAD);
@@ -66,12 +65,24 @@ int verify_start(struct node *n, bool repair, struct error *err)
 		free(y);
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	}
+	y->guest = n->guest;
+	r = n->guest ? verify_frozen_prepare(y, n, err) : 0;
+	if (r < 0) {
+		verify_frozen_free(y);
+		free(y->buf);
+		free(y);
+		return r;
+	}
+	r = -EINVAL;
 	y->repair = repair;
 	y->running = true;
 	y->began = clock_ns();
 	pthread_mutex_lock(&n->lock);
-	why = verify_refused(n);
-	if (!why) {
+	again = n->sender && verify_waits(n->sender);
+	if (again)
+		n->sender->verify->repair = repair;
+	why = again ? NULL : verify_refused(n);
+	if (!why && !again) {
 		y->s = n->sender;
 		y->session = sender_session_id(n->sender);
 		for (unsigned i = 0; i < n->nvolumes; i++) {
@@ -85,12 +96,13 @@ int verify_start(struct node *n, bool repair, struct error *err)
 	pthread_mutex_unlock(&n->lock);
 	if (why)
 		error_set(err, ERROR_STATE, -EINVAL, "%s", why);
-	else if (r < 0)
+	else if (r < 0 && !again)
 		error_code(err, r, "cannot start a thread");
 	if (r < 0) {
+		verify_frozen_free(y);
 		free(y->buf);
 		free(y);
-		return r;
+		return again ? 0 : r;
 	}
 	verify_free(old);
 	return 0;
@@ -125,6 +137,8 @@ json_t *verify_answer(struct node *n)
 		rate ? (json_int_t)((y->total - y->done) / rate) : (json_int_t)-1, "differ",
 		(json_int_t)y->differ, "repaired", (json_int_t)y->repaired, "unsettled",
 		(json_int_t)y->unsettled, "more", y->more, "ranges", ranges, "reason", y->failure);
+	if (y->guest)
+		json_object_set_new(o, "epoch", json_integer((json_int_t)y->epoch));
 	pthread_mutex_unlock(&n->lock);
 	return o;
 }

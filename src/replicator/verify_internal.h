@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of a verify share: verify.c (its thread), verify_control.c (begin, end, what is
- * said of it). */
+ * said of it), verify_frozen.c (with a guest: the disks as of one checkpoint). */
 #ifndef TANDEM_REPLICATOR_VERIFY_INTERNAL_H
 #define TANDEM_REPLICATOR_VERIFY_INTERNAL_H
 
@@ -43,9 +43,29 @@ struct verify {
 	unsigned nranges;
 	bool more;
 	char failure[200]; /* (L) "" = none */
+
+	/* of a group with a guest: verify_frozen.c */
+	bool guest;
+	uint64_t epoch;                          /* (L) the checkpoint; 0 = it waits for a cut */
+	unsigned cuts;                           /* (L) at which it could not begin */
+	bool held;                               /* (L) the secondary keeps its disks too */
+	struct snapshot *frozen[CONF_MAX_DISKS]; /* begun with epoch */
 };
 
 /* verify.c: the thread. */
 void *verify_main(void *arg);
+/* (L) Its session is there, and nothing has gone wrong. */
+bool verify_goes_on(const struct verify *y);
+
+/* verify_frozen.c */
+int verify_frozen_prepare(struct verify *y, struct node *n, struct error *err);
+/* (L) It waits for a cut. */
+bool verify_waits(const struct sender *s);
+/* The thread: until both sides have their disks as of the checkpoint. */
+int verify_frozen_wait(struct verify *y);
+int verify_frozen_read(struct verify *y, unsigned volume, uint64_t off, uint32_t len);
+/* (L), let go while there is no room: the secondary need not keep them any longer. */
+void verify_frozen_thaw(struct verify *y);
+void verify_frozen_free(struct verify *y);
 
 #endif

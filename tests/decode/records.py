@@ -13,7 +13,7 @@ HEADER = 64
 MAX_PAYLOAD = 1 << 20
 MAX_NUMBER = 1 << 62
 OPTIONAL = 0x8000
-FLAG_SYNC, FLAG_UNMAP, FLAG_MERGE = 1, 2, 16
+FLAG_SYNC, FLAG_UNMAP, FLAG_MERGE, FLAG_FROZEN = 1, 2, 16, 32
 KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 
 (HELLO, WRITE, ZERO, SEAL, SYNC_BEGIN, SYNC_END, ACK_RECEIVED, ACK_COMMITTED, HEARTBEAT,
@@ -21,6 +21,7 @@ KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 MAP, MAP_END, ACK_SYNCED, DIGEST, DIFFER = 13, 14, 15, 16, 17
 CHECK, CHECKED = 18, 19
 GROW, GROWN = 20, 21
+FREEZE, THAW, FROZEN = 22, 23, 24
 CHECK_BLOCK = 4 << 20
 COMMIT, DISCARD = 256, 257
 
@@ -71,12 +72,15 @@ RULES = {
     MAP: Rule("MAP", _S, frozenset(("volume", "offset", "length")), max_payload=8 + 8 * 1024),
     MAP_END: Rule("MAP_END", _S),
     ACK_SYNCED: Rule("ACK_SYNCED", _S, frozenset(("offset",))),
-    DIGEST: Rule("DIGEST", _P, frozenset(("volume", "epoch", "offset", "length")), max_payload=8 + 16 * 64),
+    DIGEST: Rule("DIGEST", _P, frozenset(("volume", "epoch", "offset", "length")), FLAG_FROZEN, 8 + 16 * 64),
     DIFFER: Rule("DIFFER", _S, frozenset(("volume", "offset", "length")), max_payload=16),
     CHECK: Rule("CHECK", _P, frozenset(("volume", "epoch", "offset", "length")), max_payload=1024 * 16),
     CHECKED: Rule("CHECKED", _S, frozenset(("epoch", "offset", "length")), max_payload=256 * 24),
     GROW: Rule("GROW", _P, frozenset(("volume", "length"))),
     GROWN: Rule("GROWN", _S, frozenset(("volume", "length"))),
+    FREEZE: Rule("FREEZE", _P, frozenset(("epoch",))),
+    THAW: Rule("THAW", _P),
+    FROZEN: Rule("FROZEN", _S, frozenset(("epoch", "offset"))),
     COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
     DISCARD: Rule("DISCARD", _J),
 }
@@ -118,6 +122,8 @@ class Record:
             text += " UNMAP"
         if self.flags & FLAG_MERGE:
             text += " MERGE"
+        if self.flags & FLAG_FROZEN:
+            text += " FROZEN"
         for field in ("volume", "epoch", "offset", "length"):
             if not self.known or field in RULES[self.type].fields:
                 text += " %s=%d" % (field, getattr(self, field))

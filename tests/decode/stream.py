@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One direction of one connection, and both together, against docs/stream.md ("Session")."""
 import records
-from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, CHECK, Cut, DIFFER, DIGEST, GOODBYE, GROW, GROWN, HEARTBEAT, HELLO, MAP,
-                     MAP_END, PRIMARY, RULES, SEAL, PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, Violation)
+from records import (ACK_COMMITTED, ACK_RECEIVED, ACK_SYNCED, CHECK, Cut, DIFFER, DIGEST, FREEZE, FROZEN, GOODBYE, GROW, GROWN, HEARTBEAT, HELLO,
+                     MAP, MAP_END, PRIMARY, RULES, SEAL, PAGES, SECONDARY, STATE, SYNC_BEGIN, SYNC_END, THAW, Violation)
 
 
 class Stream:
@@ -27,6 +27,8 @@ class Stream:
         self.stated = set()  # open epochs that have a STATE
         self.checked = (0, 0, 0)  # epoch, volume and end of the newest CHECK
         self.disk_epoch = 0  # newest epoch of a disk's change
+        self.frozen = 0  # epoch of a FREEZE without its THAW
+        self.freezes = []  # (epoch) of FREEZE, or (epoch, kept) of FROZEN
         self.ended_epochs = set()  # closed, also those that were merged into the next
         self.totals = {}  # closed epoch -> (changes, bytes) of all epochs up to it
         # of a secondary
@@ -39,6 +41,7 @@ class Stream:
         self.begun = False  # a SYNC_BEGIN came
         self.grows = []  # (volume, size) of GROW or GROWN, in order
         self.digests = []  # (volume, offset, length, block) of DIGEST or DIFFER, in order
+        self.of_frozen = []  # of each, whether it is a DIGEST with FROZEN
 
     def _first(self, rec):
         if rec.type == GOODBYE:
@@ -179,6 +182,18 @@ class Stream:
             self._seal(rec)
         elif rec.type == CHECK:
             self._digests(rec)
+        elif rec.type in (FREEZE, THAW):
+            self._freeze(rec)
+
+    def _freeze(self, rec):
+        """The disks of an epoch that is cut and not sealed, one at a time."""
+        if rec.type == THAW:
+            self.frozen = 0
+            return
+        if not self.guest or self.frozen or self.sync is not None or self.closed == 0:
+            raise Violation(rec.position, "FREEZE where none can be")
+        self.frozen = rec.epoch
+        self.freezes.append(rec.epoch)
 
     def _digests(self, rec):
         """A CHECK: with memory or state of its epoch before it, and none of a lower epoch open."""
@@ -243,7 +258,11 @@ class Stream:
             raise Violation(rec.position, "%s of %d blocks with %d bytes" % (name, count, len(rec.payload)))
         if rec.type == DIFFER and int.from_bytes(rec.payload[8:], "little") >> count:
             raise Violation(rec.position, "DIFFER for blocks behind its end")
+        frozen = bool(rec.flags & records.FLAG_FROZEN)
+        if frozen and (not rec.epoch or self.frozen not in self.totals):
+            raise Violation(rec.position, "DIGEST of frozen disks, and none are")
         self.digests.append((rec.volume, rec.offset, rec.length, block))
+        self.of_frozen.append(frozen)
 
     def _secondary(self, rec):
         if rec.type in (MAP, MAP_END):
@@ -256,6 +275,11 @@ class Stream:
             return
         if rec.type == GROWN:
             self._grow(rec)
+            return
+        if rec.type == FROZEN:
+            if rec.offset > 1:
+                raise Violation(rec.position, "FROZEN of kind %d" % rec.offset)
+            self.freezes.append((rec.epoch, rec.offset))
             return
         if rec.type == ACK_SYNCED:
             if rec.offset < self.synced:
@@ -342,8 +366,17 @@ def check_pair(primary, secondary):
     if primary.hello.name != secondary.hello.name or \
             len(primary.hello.volumes) != len(secondary.hello.volumes):
         raise Violation(0, "the groups do not match")
-    if secondary.digests != primary.digests[:len(secondary.digests)]:
-        raise Violation(0, "a DIFFER does not answer the DIGEST in its place")
+    asked = list(zip(primary.digests, primary.of_frozen))
+    refused = any(not kept for _, kept in secondary.freezes)
+    for answer in secondary.digests:
+        # What a secondary that cannot keep its disks leaves out are DIGESTs of them.
+        while asked and asked[0][0] != answer and asked[0][1] and refused:
+            asked.pop(0)
+        if not asked or asked.pop(0)[0] != answer:
+            raise Violation(0, "a DIFFER does not answer the DIGEST in its place")
+    for epoch, _ in secondary.freezes:
+        if epoch not in primary.freezes or epoch not in primary.totals:
+            raise Violation(0, "FROZEN of epoch %d, which was not asked for, or is not sealed" % epoch)
     if [v for v, _ in secondary.grows] != [v for v, _ in primary.grows][:len(secondary.grows)]:
         raise Violation(0, "a GROWN does not answer the GROW in its place")
     for rec in secondary.acks:

@@ -422,6 +422,40 @@ class Guest(Base):
             with self.subTest(reason=reason):
                 self.spoiled("lz4", reason, payload=payload)
 
+    def frozen(self):
+        """The disks of 13 are kept and compared."""
+        items = samples.guest()
+        digest = struct.pack("<II", 4096, 0) + bytes(32)
+        items.insert(self.G["zstd"], (records.FREEZE, dict(epoch=13)))
+        items[-1:-1] = [(records.DIGEST, dict(volume=0, offset=0, length=8192, epoch=14, flags=records.FLAG_FROZEN, payload=digest)),
+                        (records.DIGEST, dict(volume=0, offset=8192, length=8192, epoch=14, flags=records.FLAG_FROZEN, payload=digest)),
+                        (records.THAW, {})]
+        return items
+
+    def test_frozen(self):
+        items = self.frozen()
+        primary = stream.check(samples.join(items))
+        secondary = stream.Stream()
+        secondary.hello = primary.hello.__class__(**dict(vars(primary.hello), role=records.SECONDARY, seen=10, committed=10))
+        secondary.freezes = [(13, 1)]
+        secondary.digests = primary.digests[:]
+        stream.check_pair(primary, secondary)
+        secondary.digests = primary.digests[1:]
+        with self.assertRaisesRegex(records.Violation, "in its place"):
+            stream.check_pair(primary, secondary)
+        secondary.freezes.append((13, 0))  # then it need not answer
+        stream.check_pair(primary, secondary)
+        secondary.freezes[0] = (12, 1)
+        with self.assertRaisesRegex(records.Violation, "FROZEN of epoch 12"):
+            stream.check_pair(primary, secondary)
+        at = self.G["zstd"]
+        self.refuse(samples.join(items[:at] + items[at:at + 1] * 2 + items[at + 1:]), "FREEZE where none can be")
+        self.refuse(samples.join(spoil(items, at, dict(epoch=12))), "epoch 12 is closed")
+        self.refuse(samples.join(items[:at] + items[at + 1:]), "DIGEST of frozen disks")
+        early = samples.guest()
+        early.insert(2, (records.FREEZE, dict(epoch=11)))
+        self.refuse(samples.join(early), "FREEZE where none can be")
+
     def test_zero_run_has_no_data(self):
         items = samples.guest()
         items[self.G["sync_pages"]] = samples.pages(11, [(0, SIZE, "zero")], bytes(4096))

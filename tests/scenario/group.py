@@ -109,9 +109,9 @@ class Group:
         for node in nodes:
             self.cli("init", node=node)
 
-    def start(self, node, role):
+    def start(self, node, role, *arguments):
         log = open(self.path(node + ".log"), "ab")  # pylint: disable=consider-using-with
-        self.procs[node] = subprocess.Popen([self.tandem, role, self.conf, "--node", node], stdout=log, stderr=log,
+        self.procs[node] = subprocess.Popen([self.tandem, role, self.conf, "--node", node, *arguments], stdout=log, stderr=log,
                                             env=self.env)
         until("control socket of " + node, lambda: self.answers(node))
 

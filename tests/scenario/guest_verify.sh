@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# `tandem verify` of a running guest: memory and device state are equal on both nodes under memory and disk load, with each
-# way of capture and of tracking; one byte that is changed in the secondary's RAM image is found, named, and put right.
+# `tandem verify` of a running guest: memory, device state and disks are equal on both nodes, at one checkpoint, under memory and
+# disk load, with each way of capture and of tracking; one byte that is changed in the secondary's RAM image, or in its image
+# of a disk, is found, named, and put right.
 # usage: tests/scenario/guest_verify.sh BUILD_DIR [SEED [TIMES]]    (output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,6 +25,8 @@ clean() {
   for ((i = 0; i < times; i++)); do
     lines=$(vm_lines alpha)
     said=$(rig_run alpha verify) || { rig_fail "verify: $said $(rig_reason)"; return 1; }
+    [ "$(sed -n '$=' <<<"$said")" = 2 ] && grep -q '^the disks (128.0 MiB) are equal' <<<"$said" ||
+      { rig_fail "not all was compared: $said"; return 1; }
     vm_goes_on alpha "$((lines + 2))" 30 || return 1
   done
 }
@@ -52,9 +55,21 @@ found() {
   said=$(rig_run alpha verify)
   code=$?
   [ "$code" -eq 10 ] || { rig_fail "verify ends with $code and says: $said"; return 1; }
-  [ "$said" = "memory differs: bytes $((at / 4194304 * 4194304)) to $(((at / 4194304 + 1) * 4194304 - 1))" ] ||
-    { rig_fail "verify says: $said"; return 1; }
+  [ "$said" = "memory differs: bytes $((at / 4194304 * 4194304)) to $(((at / 4194304 + 1) * 4194304 - 1))
+the disks (128.0 MiB) are equal on both nodes" ] || { rig_fail "verify says: $said"; return 1; }
   grep -q 'memory differs from the primary' "$rig_dir/beta.log" || rig_fail "beta has not logged it"
+}
+
+# found_on_disk MIB [OFFSET]: there, where the guest does not write and nothing is on its way to the image; with a byte of memory
+found_on_disk() {
+  local at=$(($1 * 1048576)) code
+  printf x | dd of="$rig_dir/beta/vdb.img" bs=1 seek=$((at + 4711)) conv=notrunc status=none
+  [ -z "${2:-}" ] || damage "$2" || { rig_fail "the image cannot be reached"; return 1; }
+  said=$(rig_run alpha verify --repair)
+  code=$?
+  [ "$code" -eq 10 ] || { rig_fail "verify ends with $code and says: $said"; return 1; }
+  [ "$(tail -n 1 <<<"$said")" = "disk vdb differs: offset $at, length 65536" ] &&
+    [ "$(grep -c '^memory differs' <<<"$said")" -eq $(($# - 1)) ] || rig_fail "verify says: $said"
 }
 
 refused() {
@@ -78,6 +93,9 @@ for way in "fifo uffd" "migrate uffd" "fifo shadow" "migrate soft-dirty"; do
   echo "# $said"
   step "$way: one byte of the secondary's memory is found" found
   step "$way: and is put right" clean
+  step "$way: one byte of the secondary's disk is found" found_on_disk 62
+  step "$way: one of its disk and one of its memory" found_on_disk 60 $((0x1100000))
+  step "$way: and are put right" clean
 done
 step "the standby has nothing to compare" refused
 echo "1..$count"
