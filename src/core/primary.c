@@ -63,11 +63,16 @@ static bool primary_overdue(const struct primary *p)
 	return space >= limit;
 }
 
+static bool primary_fits(const struct primary *p, const struct record *rec)
+{
+	return record_size(rec->payload) + PRIMARY_QUEUE_ROOM <= queue_room(&p->queue);
+}
+
 uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 {
 	uint8_t *slot;
 
-	if (queue_used(&p->queue) + record_size(rec->payload) + PRIMARY_QUEUE_ROOM > p->queue.size)
+	if (!primary_fits(p, rec))
 		return NULL;
 	/* What the sync itself brings was found to fit. */
 	if (!(rec->flags & RECORD_FLAG_SYNC) && !p->begun && primary_overdue(p)) {
@@ -91,7 +96,8 @@ uint8_t *primary_change(struct primary *p, struct record *rec, uint64_t now)
 
 uint8_t *primary_digest(struct primary *p, struct record *rec)
 {
-	if (queue_used(&p->queue) + record_size(rec->payload) > p->queue.size / 2)
+	if (!primary_fits(p, rec) ||
+		queue_used(&p->queue) + record_size(rec->payload) > p->queue.size / 2)
 		return NULL;
 	rec->epoch = p->open;
 	return queue_reserve(&p->queue, rec->payload, &rec->seq);
@@ -203,7 +209,8 @@ uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now)
 	bool state = rec->type == RECORD_STATE;
 	uint8_t *slot;
 
-	if (queue_used(&p->queue) + record_size(rec->payload) > p->queue.size / 2)
+	if (!primary_fits(p, rec) ||
+		queue_used(&p->queue) + record_size(rec->payload) > p->queue.size / 2)
 		return NULL;
 	slot = queue_reserve(&p->queue, rec->payload, &rec->seq);
 	if (!slot)

@@ -225,18 +225,20 @@ static int sender_hear(struct sender *s, struct error *err)
 	return 0;
 }
 
-/* Sends what the queue has; *ret_sent bytes. */
-static int sender_send(struct sender *s, uint64_t *ret_sent, bool *ret_blocked, struct error *err)
+/* Sends what the queue has; *ret_sent bytes.  *ret_more: there is more that need not gather. */
+static int sender_send(
+	struct sender *s, uint64_t *ret_sent, bool *ret_blocked, bool *ret_more, struct error *err)
 {
 	struct node *n = s->n;
 	const uint8_t *data;
 	uint64_t len;
 	ssize_t w;
+	bool more;
 
 	*ret_sent = 0;
-	*ret_blocked = false;
+	*ret_blocked = *ret_more = false;
 	pthread_mutex_lock(&n->lock);
-	len = min_u64(queue_ready(&s->core.queue, &data), SENDER_SEND_MAX);
+	len = min_u64(queue_ready(&s->core.queue, &data, &more), SENDER_SEND_MAX);
 	pthread_mutex_unlock(&n->lock);
 	if (len == 0)
 		return 0;
@@ -256,6 +258,7 @@ static int sender_send(struct sender *s, uint64_t *ret_sent, bool *ret_blocked, 
 	pthread_cond_broadcast(&s->room);
 	pthread_mutex_unlock(&n->lock);
 	*ret_sent = (uint64_t)w;
+	*ret_more = w >= SENDER_SEND_MAX / 2 || (more && (uint64_t)w == len);
 	return 0;
 }
 
@@ -319,7 +322,7 @@ static int sender_session(struct sender *s, struct error *err)
 
 	for (;;) {
 		uint64_t now = clock_ns(), sent, wait;
-		bool blocked, go_on;
+		bool blocked, more, go_on;
 
 		pthread_mutex_lock(&n->lock);
 		go_on = sender_timers(s, now, said);
@@ -329,7 +332,7 @@ static int sender_session(struct sender *s, struct error *err)
 			return 0;
 		if (r < 0)
 			return r;
-		r = sender_send(s, &sent, &blocked, err);
+		r = sender_send(s, &sent, &blocked, &more, err);
 		if (r == 0)
 			r = sender_hear(s, err);
 		if (r < 0)
@@ -340,8 +343,8 @@ static int sender_session(struct sender *s, struct error *err)
 			return error_set(err, ERROR_TIMEOUT, -ETIMEDOUT,
 				"nothing was heard of the secondary for %llu ms",
 				(unsigned long long)conf->peer_timeout_ms);
-		if (sent >= SENDER_SEND_MAX / 2)
-			continue; /* there is more */
+		if (more)
+			continue;
 		pthread_mutex_lock(&n->lock);
 		wait = sender_rest(s, now, said, now - active > SENDER_IDLE, blocked);
 		pthread_mutex_unlock(&n->lock);

@@ -156,6 +156,7 @@ static void primary_tick(struct sim *s, void *arg)
 	struct primary *p = &s->p.core;
 	const uint8_t *data;
 	uint64_t n;
+	bool more;
 
 	sim_after(s, SIM_PRIMARY, sim_delay(s, 50 * SIM_US, 500 * SIM_US), primary_tick, arg);
 	if (s->guests && sim_chance(s, 2))
@@ -168,7 +169,7 @@ static void primary_tick(struct sim *s, void *arg)
 		(void)primary_say(p, RECORD_HEARTBEAT, 0, 0, NULL);
 	if (sim_chance(s, 1))
 		(void)primary_say(p, RECORD_OPTIONAL | 77, 1, 2, "of a newer version");
-	n = min_u64(queue_ready(&p->queue, &data), link_room(s));
+	n = min_u64(queue_ready(&p->queue, &data, &more), link_room(s));
 	if (n && sim_chance(s, 50))
 		n = 1 + sim_rng(s, n);
 	if (n) {

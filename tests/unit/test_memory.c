@@ -188,8 +188,9 @@ static void pair_link(struct pair *w)
 {
 	const uint8_t *data;
 	uint64_t n;
+	bool more;
 
-	while ((n = queue_ready(&w->p.queue, &data)) > 0) {
+	while ((n = queue_ready(&w->p.queue, &data, &more)) > 0) {
 		unsigned goodbye;
 		const char *why = NULL;
 		uint8_t *at;

@@ -57,9 +57,10 @@ static void test_queue_threads(void **state)
 	while (seq < WRITERS * RECORDS) {
 		const uint8_t *data;
 		uint64_t n, at = 0;
+		bool more;
 
 		pthread_mutex_lock(&ring_lock);
-		n = queue_ready(&ring, &data);
+		n = queue_ready(&ring, &data, &more);
 		pthread_mutex_unlock(&ring_lock);
 		while (at < n) {
 			struct record rec;
@@ -92,6 +93,7 @@ static void test_queue_full(void **state)
 	const uint8_t *data;
 	uint64_t seq;
 	void *mem;
+	bool more;
 
 	(void)state;
 	assert_int_equal(file_map_mirrored(RING, &mem), 0);
@@ -107,13 +109,155 @@ static void test_queue_full(void **state)
 		queue_publish(slot, &rec);
 	}
 	assert_null(queue_reserve(&ring, 0, &seq));
-	assert_int_equal(queue_ready(&ring, &data), RING);
+	assert_int_equal(queue_ready(&ring, &data, &more), RING);
 	queue_consume(&ring, 100);
 	assert_non_null(queue_reserve(&ring, 0, &seq));
 	assert_int_equal(seq, RING / 4096);
 	assert_null(queue_reserve(&ring, 0, &seq));
 	/* What is reserved and not published is not ready. */
-	assert_int_equal(queue_ready(&ring, &data), RING - 100);
+	assert_int_equal(queue_ready(&ring, &data, &more), RING - 100);
+	file_unmap_mirrored(mem, RING);
+}
+
+enum { WAITING = 2048 };
+
+/* One writer and one link that take turns, so that the test knows every byte of the ring: records
+ * are made of their place in the stream, and are written some time after they were reserved. */
+static struct {
+	struct queue q;
+	uint64_t rng, used, taken, farthest;
+	struct {
+		uint8_t *slot;
+		struct record rec;
+	} open[WAITING]; /* reserved, not published; in order */
+	unsigned first, count;
+	unsigned most_runs;
+} turns;
+
+static uint64_t turns_random(uint64_t limit)
+{
+	turns.rng = turns.rng * 6364136223846793005u + 1442695040888963407u;
+	return (turns.rng >> 33) % limit;
+}
+
+static bool turns_reserve(uint32_t payload)
+{
+	struct record rec = {
+		.type = RECORD_WRITE, .payload = payload, .epoch = 1, .length = payload};
+	uint64_t room = queue_room(&turns.q), size = record_size(payload), now;
+	uint8_t *slot;
+
+	if (turns.count == WAITING)
+		return false;
+	slot = queue_reserve(&turns.q, payload, &rec.seq);
+	assert_int_equal(slot != NULL, room >= size);
+	if (!slot)
+		return false;
+	now = queue_room(&turns.q);
+	assert_true(now + size >= room || now >= RING / 8 * 3);
+	turns.used += size;
+	assert_int_equal(queue_used(&turns.q), turns.used);
+	turns.farthest = (uint64_t)(slot - turns.q.mem) > turns.farthest
+				 ? (uint64_t)(slot - turns.q.mem)
+				 : turns.farthest;
+	turns.most_runs = turns.q.count > turns.most_runs ? turns.q.count : turns.most_runs;
+	/* A byte of another record that changes from here on is one that both have. */
+	memset(slot + RECORD_HEADER_SIZE, (int)(rec.seq % 251), payload);
+	turns.open[(turns.first + turns.count) % WAITING].slot = slot;
+	turns.open[(turns.first + turns.count++) % WAITING].rec = rec;
+	return true;
+}
+
+static void turns_publish(void)
+{
+	if (turns.count == 0)
+		return;
+	queue_publish(turns.open[turns.first].slot, &turns.open[turns.first].rec);
+	turns.first = (turns.first + 1) % WAITING;
+	turns.count--;
+}
+
+/* Takes at most limit bytes, in whole records. */
+static void turns_take(uint64_t limit)
+{
+	const uint8_t *data;
+	bool more;
+	uint64_t n = queue_ready(&turns.q, &data, &more), at = 0;
+
+	while (at < n) {
+		struct record rec;
+		const char *why;
+		size_t size;
+
+		assert_int_equal(record_check(data + at, n - at, RECORD_FROM_PRIMARY, true,
+					 turns.taken, &rec, &size, &why),
+			RECORD_OK);
+		if (at + size > limit)
+			break;
+		for (uint32_t i = 0; i < rec.payload; i++)
+			assert_int_equal(data[at + RECORD_HEADER_SIZE + i], turns.taken % 251);
+		turns.taken++;
+		at += size;
+	}
+	queue_consume(&turns.q, at);
+	turns.used -= at;
+	assert_int_equal(queue_used(&turns.q), turns.used);
+}
+
+static void turns_begin(void **ret_mem)
+{
+	memset(&turns, 0, sizeof(turns));
+	assert_int_equal(file_map_mirrored(RING, ret_mem), 0);
+	queue_init(&turns.q, *ret_mem, RING);
+}
+
+/* A link that keeps up: the same memory again and again, though the ring is never empty. */
+static void test_queue_laps(void **state)
+{
+	void *mem;
+
+	(void)state;
+	turns_begin(&mem);
+	assert_true(turns_reserve(1000));
+	for (int i = 0; i < 2000; i++) {
+		assert_true(turns_reserve(1000));
+		turns_publish();
+		turns_take(RING);
+		assert_true(turns.used > 0);
+	}
+	assert_true(turns.farthest < RING / 8 + 3 * 1064);
+	file_unmap_mirrored(mem, RING);
+}
+
+/* A link that is fast, slow, or stands still. */
+static void test_queue_turns(void **state)
+{
+	void *mem;
+
+	(void)state;
+	turns_begin(&mem);
+	for (int phase = 0; phase < 3000; phase++) {
+		uint64_t speed = turns_random(4), largest = turns_random(5) ? 600 : 9000;
+
+		for (int i = 0; i < 40; i++) {
+			(void)turns_reserve((uint32_t)turns_random(largest) + 1);
+			for (uint64_t k = turns_random(4); k > 0; k--)
+				turns_publish();
+			for (uint64_t k = 0; k < speed; k++)
+				turns_take(turns_random(turns_random(2) ? 1500 : 12000));
+		}
+		if (phase % 7 == 0) {
+			/* It stands still until nothing fits: most of the ring is taken then. */
+			while (turns_reserve(400))
+				turns_publish();
+			assert_true(turns.used >= RING / 8 * 7 - 9064 - 464);
+		}
+	}
+	assert_int_equal(turns.most_runs, 3);
+	while (turns.used) {
+		turns_publish();
+		turns_take(RING);
+	}
 	file_unmap_mirrored(mem, RING);
 }
 
@@ -122,6 +266,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_queue_threads),
 		cmocka_unit_test(test_queue_full),
+		cmocka_unit_test(test_queue_laps),
+		cmocka_unit_test(test_queue_turns),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
