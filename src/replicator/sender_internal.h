@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the sender share: sender.c (life, changes, questions), sender_link.c (the link
- * thread), sender_hello.c (how a session begins), sync.c (the sync of a session). */
+ * thread), sender_hear.c (what it hears), sender_hello.c (how a session begins), sync.c (the sync
+ * of a session). */
 #ifndef TANDEM_REPLICATOR_SENDER_INTERNAL_H
 #define TANDEM_REPLICATOR_SENDER_INTERNAL_H
 
@@ -67,8 +68,12 @@ void sender_handed_blindly(struct sender *s);
 void sender_wait(struct sender *s, short events, uint64_t ns);
 bool sender_told_to_stop(struct sender *s);
 int sender_lost(struct sender *s, struct error *err, int r);
+
+/* sender_hear.c */
 int sender_goodbye(
 	struct sender *s, const struct record *rec, const uint8_t *payload, struct error *err);
+/* Takes what has come.  0, or the reason why the session ends. */
+int sender_hear(struct sender *s, struct error *err);
 
 /* sender_compare.c: before the sync, asks by digests which of the wanted blocks differ; the others
  * are wanted no more. */
