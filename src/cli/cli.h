@@ -23,7 +23,7 @@ struct cli_args {
 	bool force, yes;
 	bool guest, disks_only;
 	bool repair;
-	bool alone;
+	bool alone, changed;
 	bool json;
 	bool watch;
 	uint64_t wait;        /* enum cli_wait */

@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "replicator/resolve.h"
+#include "replicator/seal.h"
 #include "util/units.h"
 
 static int resolve_find(const struct cli *cli, unsigned *ret_keep, struct error *err)
@@ -88,6 +89,27 @@ static int resolve_apply(struct cli *cli, bool yield, struct error *err)
 	return r;
 }
 
+/* Disks of a node that does not run, which others have changed. */
+static int resolve_changed(struct cli *cli, struct error *err)
+{
+	int r;
+
+	if (cli->args.keep)
+		return error_set(err, ERROR_USAGE, -EINVAL,
+			"resolve: --keep and --changed are for different things");
+	printf("the disks of node %s count as they are now, whoever wrote to them:\n"
+	       "  its dirty maps are void: a full sync follows; as the secondary it has no state "
+	       "to "
+	       "promote before that\n",
+		cli->node->name);
+	r = resolve_confirm(cli, err);
+	if (r == 0)
+		r = seal_accept(cli->conf, cli->node_index, err);
+	if (r == 0)
+		printf("node %s takes its disks as they are\n", cli->node->name);
+	return r;
+}
+
 int cmd_resolve(struct cli *cli, struct error *err)
 {
 	const char *other = cli->conf->nnodes > 1 ? cli->conf->nodes[1 - cli->node_index].name : "";
@@ -96,6 +118,8 @@ int cmd_resolve(struct cli *cli, struct error *err)
 	unsigned keep = 0;
 	int r;
 
+	if (cli->args.changed)
+		return resolve_changed(cli, err);
 	r = resolve_find(cli, &keep, err);
 	if (r < 0)
 		return r;

@@ -125,6 +125,7 @@ static const struct option_spec options_resolve[] = {
 		.offset = offsetof(struct cli_args, keep),
 		.help = "the node whose data stays (needed)",
 	},
+	FLAG("changed", changed, "this node's disks were changed by others, and that is to stay"),
 	FLAG("yes", yes, "discard without a question"),
 	END,
 };

@@ -201,6 +201,15 @@ void identity_promote(struct identity *id, uint64_t fresh)
 	id->next = (struct identity_next){0};
 }
 
+void identity_changed(struct identity *id, uint64_t fresh)
+{
+	if (id->role == IDENTITY_PRIMARY)
+		identity_write(id, true, fresh);
+	else
+		id->consistent = false;
+	id->clean = false;
+}
+
 void identity_name(struct identity *id, const struct uuid *group, const struct uuid *volumes)
 {
 	if (uuid_is_zero(&id->group))

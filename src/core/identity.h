@@ -175,6 +175,10 @@ bool identity_settle(struct identity *id, uint64_t committed);
 bool identity_load(struct identity *id, uint64_t committed);
 void identity_promote(struct identity *id, uint64_t fresh);
 
+/* The disks of a node that does not run were changed by others, and that is to stay: of a primary,
+ * as if it had written alone; a secondary's state is gone.  Its dirty map is void. */
+void identity_changed(struct identity *id, uint64_t fresh);
+
 /* Gives group and volumes the names that they lack. */
 void identity_name(struct identity *id, const struct uuid *group, const struct uuid *volumes);
 

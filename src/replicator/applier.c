@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "replicator/receiver_internal.h"
+#include "replicator/seal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -40,6 +41,7 @@ static int applier_put_run(struct applier *a, struct volume *v, struct applier_r
 	int r = 0;
 
 	if (run->count > 0) {
+		seal_note(v, run->off);
 		snapshots_before_change(&v->snapshots, run->off, run->len);
 		r = backing_submit_pwritev(a->out[v->index], run->iov, run->count, run->off);
 	}
@@ -104,6 +106,7 @@ static int applier_volume(struct applier *a, struct volume *v, struct imap *m)
 		if (r < 0)
 			break;
 		if (g.source == IMAP_ZERO) {
+			seal_note(v, g.start);
 			snapshots_before_change(&v->snapshots, g.start, len);
 			r = backing_submit_zero(
 				a->out[v->index], len, g.start, g.tag & 1 ? BACKING_ZERO_UNMAP : 0);

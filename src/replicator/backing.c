@@ -80,6 +80,12 @@ int backing_refresh_size(struct backing *b)
 	return b->ops->refresh_size(b);
 }
 
+void backing_identify(const struct backing *b, struct backing_identity *ret_identity)
+{
+	memset(ret_identity, 0, sizeof(*ret_identity));
+	b->ops->identify(b, ret_identity);
+}
+
 int backing_pread(struct backing *b, void *buf, uint32_t len, uint64_t off)
 {
 	if (len == 0)

@@ -59,6 +59,15 @@ const char *backing_target(const struct backing *b);
 /* Looks at the size again (online growth); updates info.size, which other threads may read. */
 int backing_refresh_size(struct backing *b);
 
+/* What the storage is, as far as its kind can tell over a new start: of a file, inode and birth
+ * time; of a device, its unique name in sysfs; of NBD, nothing. */
+#define BACKING_IDENTITY 32u
+struct backing_identity {
+	uint32_t kind;                   /* 1 file, 2 device, 3 NBD */
+	uint8_t bytes[BACKING_IDENTITY]; /* zero = not known */
+};
+void backing_identify(const struct backing *b, struct backing_identity *ret_identity);
+
 int backing_pread(struct backing *b, void *buf, uint32_t len, uint64_t off);
 int backing_pwrite(struct backing *b, const void *buf, uint32_t len, uint64_t off);
 /* Total length below 4 GiB; iov may be changed. */

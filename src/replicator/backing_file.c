@@ -232,6 +232,7 @@ static int backing_file_extents(
 const struct backing_ops backing_file_ops = {
 	.free = backing_file_free,
 	.refresh_size = backing_file_refresh_size,
+	.identify = backing_file_identify,
 	.pread = backing_file_pread,
 	.pwritev = backing_file_pwritev,
 	.zero = backing_file_zero,

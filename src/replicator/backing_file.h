@@ -23,6 +23,7 @@ struct backing_file {
 };
 
 extern const struct backing_ops backing_file_ops;
+void backing_file_identify(const struct backing *b, struct backing_identity *ret_identity);
 int backing_file_get_size(int fd, bool is_device, uint64_t *ret_size);
 int backing_file_fallocate(int fd, int mode, uint64_t off, uint64_t len);
 

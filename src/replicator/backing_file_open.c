@@ -17,6 +17,7 @@
 
 #include "replicator/backing_file.h"
 #include "util/bytes.h"
+#include "util/crc.h"
 #include "util/file.h"
 
 /* A number from the request queue of dev (for a partition: of its disk); 0 where there is none. */
@@ -101,6 +102,64 @@ static uint32_t backing_file_preferred(uint64_t v)
 	while (p < v && p < 65536)
 		p *= 2;
 	return p;
+}
+
+/* A name that the kernel keeps for a device, wherever it is numbered: of a volume of the device
+ * mapper, a disk, a partition of one. */
+static void backing_file_identify_device(dev_t dev, struct backing_identity *ret_identity)
+{
+	static const char *const names[] = {
+		"dm/uuid", "wwid", "device/wwid", "../wwid", "../device/wwid"};
+	char text[512] = "";
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && !text[0]; i++) {
+		char path[128], part[32] = "";
+		FILE *fp;
+
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s", major(dev), minor(dev),
+			names[i]);
+		fp = fopen(path, "re");
+		if (!fp)
+			continue;
+		if (!fgets(text, sizeof(text) - sizeof(part), fp))
+			text[0] = '\0';
+		fclose(fp);
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/partition", major(dev),
+			minor(dev));
+		fp = text[0] ? fopen(path, "re") : NULL;
+		if (!fp)
+			continue;
+		if (fgets(part, sizeof(part), fp))
+			strcat(text, part);
+		fclose(fp);
+	}
+	for (size_t i = 0; text[0] && i < BACKING_IDENTITY / 4; i++) {
+		uint32_t crc;
+
+		text[sizeof(text) - 1] = (char)i; /* behind its end */
+		crc = crc32c(text, sizeof(text));
+		memcpy(ret_identity->bytes + 4 * i, &crc, 4);
+	}
+}
+
+void backing_file_identify(const struct backing *b, struct backing_identity *ret_identity)
+{
+	const struct backing_file *f = (const struct backing_file *)b;
+	struct statx st;
+
+	ret_identity->kind = f->is_device ? 2 : 1;
+	if (statx(f->fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &st) < 0)
+		return;
+	if (f->is_device) {
+		backing_file_identify_device(
+			makedev(st.stx_rdev_major, st.stx_rdev_minor), ret_identity);
+		return;
+	}
+	put_le64(ret_identity->bytes, st.stx_ino);
+	if (st.stx_mask & STATX_BTIME) {
+		put_le64(ret_identity->bytes + 8, (uint64_t)st.stx_btime.tv_sec);
+		put_le64(ret_identity->bytes + 16, st.stx_btime.tv_nsec);
+	}
 }
 
 static int backing_file_lock(int fd, const char *path, struct error *err)

@@ -13,6 +13,7 @@ struct backing_ops {
 	/* Frees all that the kind owns, and the struct itself.  No request is in flight. */
 	void (*free)(struct backing *b);
 	int (*refresh_size)(struct backing *b);
+	void (*identify)(const struct backing *b, struct backing_identity *ret_identity);
 	int (*pread)(struct backing *b, void *buf, uint32_t len, uint64_t off);
 	int (*pwritev)(struct backing *b, struct iovec *iov, int count, uint64_t off);
 	int (*zero)(struct backing *b, uint64_t len, uint64_t off, unsigned flags);

@@ -29,6 +29,11 @@ static int backing_nbd_refresh_size(struct backing *b)
 	return 0;
 }
 
+static void backing_nbd_identify(const struct backing *b, struct backing_identity *ret_identity)
+{
+	ret_identity->kind = 3;
+}
+
 static void backing_nbd_free(struct backing *b)
 {
 	struct backing_nbd *nb = backing_nbd_of(b);
@@ -46,6 +51,7 @@ static void backing_nbd_free(struct backing *b)
 static const struct backing_ops backing_nbd_ops = {
 	.free = backing_nbd_free,
 	.refresh_size = backing_nbd_refresh_size,
+	.identify = backing_nbd_identify,
 	.pread = backing_nbd_pread,
 	.pwritev = backing_nbd_pwritev,
 	.zero = backing_nbd_zero,

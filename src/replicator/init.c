@@ -13,6 +13,7 @@
 #include "replicator/metafile.h"
 #include "replicator/node.h"
 #include "replicator/receiver_internal.h"
+#include "replicator/seal.h"
 #include "util/file.h"
 
 static int init_take_lock(const struct conf_node *node, int *ret_fd, struct error *err)
@@ -59,6 +60,9 @@ static int init_volumes(const struct conf *conf, const struct conf_node *node, s
 		backing_free(b);
 		r = mapfile_create(node_map_path(node, i, path, sizeof(path)), m->id.volume[i].size,
 			(uint32_t)conf->dirty_block, err);
+		if (r == 0 && unlink(seal_path(node, i, path, sizeof(path))) < 0 && errno != ENOENT)
+			r = error_errno(
+				err, "disk %s: cannot remove %s", node->disks[i].name, path);
 		if (r < 0)
 			return r;
 	}

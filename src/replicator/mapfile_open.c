@@ -201,6 +201,11 @@ int mapfile_open(struct mapfile *f, const char *path, uint64_t size, uint32_t bl
 	pthread_cond_init(&f->changed, NULL);
 	r = f->path ? mapfile_load(f, path, err)
 		    : error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	/* Its older copy may be valid, and is not the truth. */
+	if (r == 0 && mapfile_is_newer(path))
+		r = error_set(err, ERROR_IO, -EBADMSG,
+			"dirty map: cannot use %s: it was written by a newer version of Tandem",
+			path);
 	if (r == -ENOENT) {
 		found = MAPFILE_MISSING;
 		error_set(err, ERROR_STATE, found, "its dirty map %s is missing", path);

@@ -179,7 +179,7 @@ int metafile_open(struct metafile *f, const char *path, struct error *err)
 {
 	const char *why = "it is not a metadata file of Tandem";
 	uint8_t buf[METAFILE_SLOT];
-	bool found = false;
+	bool found = false, newer = false;
 
 	f->fd = open(path, O_RDWR | O_CLOEXEC);
 	if (f->fd < 0)
@@ -192,14 +192,17 @@ int metafile_open(struct metafile *f, const char *path, struct error *err)
 			continue;
 		wrong = metafile_decode(buf, &m);
 		if (wrong) {
-			if (get_le64(buf) != 0)
+			if (get_le64(buf) != 0 && !newer)
 				why = wrong;
+			newer |= strstr(wrong, "newer") != NULL;
 			continue;
 		}
 		if (!found || m.serial > f->now.serial)
 			f->now = m;
 		found = true;
 	}
+	/* What the other slot says is older than what a later version has noted. */
+	found = found && !newer;
 	if (found)
 		f->path = strdup(path);
 	if (found && f->path)

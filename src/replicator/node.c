@@ -14,6 +14,7 @@
 #include "replicator/memory.h"
 #include "replicator/keeper.h"
 #include "replicator/receiver.h"
+#include "replicator/seal.h"
 #include "replicator/sender.h"
 #include "replicator/submit.h"
 #include "replicator/volume.h"
@@ -290,6 +291,8 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, bool
 	if (r == 0)
 		r = node_check_disks(n, err);
 	if (r == 0)
+		r = seal_start(n, err);
+	if (r == 0)
 		r = barrier_start(n, err);
 	if (r == 0 && guest)
 		r = submit_start(n, &n->submitter, err);
@@ -339,6 +342,7 @@ void node_stop(struct node *n, unsigned wait_ms)
 	}
 	if (r)
 		receiver_stop(r);
+	seal_end(n);
 }
 
 void node_end(struct node *n)

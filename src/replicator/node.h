@@ -25,6 +25,7 @@
 #include "core/primary.h"
 #include "core/rangelock.h"
 #include "core/replica.h"
+#include "core/seal.h"
 #include "replicator/backing.h"
 #include "replicator/barrier.h"
 #include "replicator/mapfile.h"
@@ -55,6 +56,9 @@ struct volume {
 	unsigned changing;       /* (L) changes of clients in flight */
 	struct mapfile map;      /* what may differ from the peer */
 	pthread_cond_t granted;  /* with node.lock */
+	/* offsets of the newest changes of the image, a ring (seal.h) */
+	_Atomic uint64_t recent[SEAL_RECENT];
+	_Atomic unsigned recent_next;
 	struct snapshots snapshots;
 };
 

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "replicator/seal.h"
 #include "replicator/sender.h"
 #include "replicator/verify.h"
 #include "replicator/volume.h"
@@ -120,6 +121,7 @@ static void volume_change_end(struct volume *v, struct volume_change *c, int fai
 	if (failed < 0 && c->slot)
 		volume_send_actual(v, c->rec.offset, c->rec.length);
 	pthread_mutex_lock(&v->node->lock);
+	seal_note(v, c->rec.offset);
 	dirtymap_mark_loose(&v->map.map, c->rec.offset, c->rec.length);
 	mapfile_leave(&v->map, c->rec.offset, c->rec.length);
 	volume_unlock_range(v, &c->range);

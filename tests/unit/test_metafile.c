@@ -173,6 +173,33 @@ static void refused(off_t field, uint32_t value, const char *why)
 		fail_msg("field %d = %u: \"%s\"", (int)field, value, err.text);
 }
 
+/* One slot of a later version: the other one is older, and is not taken. */
+static void test_newer_beside_valid(void **state)
+{
+	struct metadata m;
+	struct metafile f;
+	struct error err;
+	uint8_t buf[SLOT];
+	int fd;
+
+	(void)state;
+	for (off_t at = 0; at < 2 * SLOT; at += SLOT) {
+		fill(&m);
+		create(&m);
+		assert_int_equal(open_it(&f, &err), 0);
+		assert_int_equal(metafile_write(&f, &m, &err), 0);
+		metafile_close(&f);
+		fd = open(path, O_RDWR);
+		assert_int_equal(pread(fd, buf, SLOT, at), SLOT);
+		put_le32(buf + 12, 99);
+		put_le32(buf + SLOT - 4, crc32c(buf, SLOT - 4));
+		assert_int_equal(pwrite(fd, buf, SLOT, at), SLOT);
+		close(fd);
+		assert_true(open_it(&f, &err) < 0);
+		assert_non_null(strstr(err.text, "newer version"));
+	}
+}
+
 static void test_refused(void **state)
 {
 	(void)state;
@@ -195,6 +222,7 @@ int main(void)
 		cmocka_unit_test(test_every_field),
 		cmocka_unit_test(test_torn),
 		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_newer_beside_valid),
 	};
 	int fd = mkstemp(path), failed;
 
