@@ -148,6 +148,8 @@ static int agent_checkpoints(struct agent *a, struct error *err)
 		log_info("machine %s; device state by %s%s%s%s; dirty pages by %s", a->vm.machine,
 			devstate_name(&a->ds), a->ds.why[0] ? " (" : "", a->ds.why,
 			a->ds.why[0] ? ")" : "", a->track->ops->name);
+	if (r == 0)
+		r = agent_plug_init(a, err);
 	a->rebase = true;
 	return r;
 }
@@ -177,6 +179,7 @@ void agent_vm_end(struct agent *a)
 	runs_deinit(&a->carry);
 	runs_deinit(&a->scratch);
 	runs_deinit(&a->todo);
+	agent_plug_end(a);
 	vm_end(&a->vm);
 	a->phase = AGENT_SOLO;
 	a->ended = false;
@@ -345,7 +348,9 @@ int agent_primary(struct agent *a, struct error *err)
 
 		if (clock_ns() >= hold) {
 			r = agent_session_step(a, &until, err);
-			if (r < 0)
+			if (r == -EXDEV)
+				agent_plug_stop(a, err);
+			else if (r < 0)
 				until = hold = agent_trouble(a, r, err);
 		}
 		r = agent_wait(a, until, err);

@@ -125,6 +125,8 @@ static void vm_event(struct agent *a, const json_t *event)
 	} else if (!strcmp(name, "RESET")) {
 		log_info("the guest was reset");
 		a->rebase = true;
+	} else if (!strcmp(name, "DEVICE_DELETED")) {
+		agent_plug_deleted(a, json_string_value(json_object_get(data, "path")));
 	} else if (!strcmp(name, "GUEST_PANICKED")) {
 		log_error("the guest has panicked");
 		a->ended = true;

@@ -98,8 +98,13 @@ struct agent {
 	struct runs ahead, pause, scratch; /* of a checkpoint under way */
 	struct staging slots[AGENT_SLOTS];
 	uint64_t sealed, committed; /* epochs */
-	bool announced;             /* "protected" was logged in this session */
-	uint64_t last_began;        /* of the last checkpoint, clock_ns */
+	json_t *plug;               /* agent_plug.c: the devices that the machine began with */
+	char plugged[sizeof(
+		((struct error *)0)->text)]; /* why protection has ended, "" = it has not */
+	char plug_out[160];                  /* one of them that was plugged out, once */
+	uint64_t plug_look;                  /* clock_ns of the next look */
+	bool announced;                      /* "protected" was logged in this session */
+	uint64_t last_began;                 /* of the last checkpoint, clock_ns */
 	uint64_t last_pages;
 
 	struct checkpoint_times samples[AGENT_SAMPLES];
@@ -147,6 +152,16 @@ struct staging *agent_slot(struct agent *a);
 int checkpoint(struct agent *a, struct staging *slot, struct error *err);
 /* The next one brings these pages, whatever the tracking says. */
 void checkpoint_owe(struct agent *a, const struct runs *more);
+
+/* agent_plug.c.  Of a machine that has just been started; whether it is still the same: -EXDEV with
+ * the reason.  Then protection ends; again: begins anew once it is the same. */
+int agent_plug_init(struct agent *a, struct error *err);
+/* QEMU says that this object is gone. */
+void agent_plug_deleted(struct agent *a, const char *path);
+int agent_plug_check(struct agent *a, struct error *err);
+void agent_plug_stop(struct agent *a, const struct error *err);
+int agent_plug_again(struct agent *a, uint64_t *ret_until, struct error *err);
+void agent_plug_end(struct agent *a);
 
 /* agent_standby.c */
 int agent_standby_wait(struct agent *a, struct error *err);

@@ -256,7 +256,9 @@ int agent_session_step(struct agent *a, uint64_t *ret_until, struct error *err)
 	session_answers(a);
 	if (a->doubt || a->look)
 		r = agent_repl_catch_up(a, err);
-	if (r < 0 || !a->session)
+	if (r == 0)
+		r = agent_plug_again(a, ret_until, err);
+	if (r < 0 || !a->session || a->plugged[0])
 		return r;
 	if (a->arm && session_idle(a))
 		r = session_begin(a, err);

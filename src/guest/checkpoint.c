@@ -176,6 +176,8 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	t.pages = a->pause.bytes / KERNEL_PAGE;
 	t.ahead = a->ahead.bytes / KERNEL_PAGE;
 	if (r == 0)
+		r = agent_plug_check(a, err);
+	if (r == 0)
 		r = checkpoint_send(a, s, ahead_data, pause_data, epoch, err);
 	if (r < 0) {
 		agent_verify_sent(a, 0);

@@ -271,11 +271,13 @@ static int command_connect(struct command_call *c, json_t **ret, struct error *e
 
 static int command_disconnect(struct command_call *c, json_t **ret, struct error *err)
 {
+	const char *reason = json_string_value(json_object_get(c->arguments, "reason"));
 	struct node *n = c->n;
 
 	pthread_mutex_lock(&n->lock);
 	if (n->sender)
-		sender_disconnect(n->sender, "disconnected by command");
+		sender_disconnect(
+			n->sender, reason && reason[0] ? reason : "disconnected by command");
 	else if (n->receiver)
 		receiver_disconnect(n->receiver);
 	pthread_mutex_unlock(&n->lock);
@@ -389,7 +391,7 @@ static const struct command {
 	{"grow", command_grow, {{"disk", JSON_STRING}, {"alone", JSON_TRUE}}},
 	{"query-grow", command_query_grow, {{0}}},
 	{"connect", command_connect, {{"session", JSON_INTEGER}}},
-	{"disconnect", command_disconnect, {{0}}},
+	{"disconnect", command_disconnect, {{"reason", JSON_STRING}}},
 	{"shutdown", command_shutdown, {{0}}},
 	{"events", command_events, {{"enable", JSON_TRUE}}},
 };
