@@ -119,7 +119,7 @@ static void ahead_doubt(struct agent *a, bool connected, uint64_t epoch)
 	h->again = 0; /* what has failed with the former one may not fail now */
 }
 
-void agent_ahead_look(struct agent *a, bool connected, uint64_t epoch)
+void agent_ahead_look(struct agent *a, bool connected, uint64_t epoch, uint64_t disks)
 {
 	struct agent_ahead *h = &a->ready;
 	struct error err = {0};
@@ -132,6 +132,10 @@ void agent_ahead_look(struct agent *a, bool connected, uint64_t epoch)
 		ahead_failed(a, text);
 	}
 	ahead_doubt(a, connected, epoch);
+	/* One has grown: this QEMU's connections keep the former size. */
+	if (h->vm.pid > 0 && disks != h->disks)
+		agent_ahead_end(a);
+	h->disks = disks;
 	if (h->vm.pid > 0 || epoch == 0 || clock_ns() < h->again)
 		return;
 	if (ahead_start(a, &err) < 0)

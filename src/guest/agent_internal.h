@@ -64,6 +64,7 @@ struct agent_ahead {
 	unsigned failures; /* in a row */
 	bool doubt; /* another session has begun behind this epoch: is the machine still its? */
 	uint64_t doubt_epoch;
+	uint64_t disks; /* bytes of all disks when it connected to them */
 };
 
 struct agent {
@@ -175,10 +176,10 @@ int agent_standby_memory(struct agent *a, int *ret_fd, uint64_t *ret_epoch, stru
 int agent_standby_resume(struct agent *a, struct error *err);
 
 /* agent_ahead.c.  look: starts one where there is a checkpoint to wait for, and notices its end;
- * connected, epoch: of the replicator.  take: it becomes vm, if it is for this machine and this
- * RAM; false: there is none. */
+ * connected, epoch, bytes of all disks: of the replicator.  take: it becomes vm, if it is for this
+ * machine and this RAM; false: there is none. */
 void agent_ahead_init(struct agent *a);
-void agent_ahead_look(struct agent *a, bool connected, uint64_t epoch);
+void agent_ahead_look(struct agent *a, bool connected, uint64_t epoch, uint64_t disks);
 bool agent_ahead_ready(const struct agent *a);
 bool agent_ahead_take(struct agent *a, struct vm *vm, int ram_fd, const char *machine);
 void agent_ahead_end(struct agent *a);

@@ -82,6 +82,17 @@ static bool standby_handover(struct agent *a)
 	return over;
 }
 
+static uint64_t standby_disks(const json_t *status)
+{
+	const json_t *disk;
+	const char *name;
+	uint64_t sum = 0;
+
+	json_object_foreach(json_object_get(status, "disks"), name, disk) sum +=
+		(uint64_t)json_integer_value(json_object_get(disk, "size"));
+	return sum;
+}
+
 /* Whether the primary has ended in order, and has handed the guest over.  Otherwise QEMU is made
  * ready for the day. */
 static bool standby_look(struct agent *a)
@@ -89,7 +100,7 @@ static bool standby_look(struct agent *a)
 	struct error err = {0};
 	const char *reason;
 	bool connected, over;
-	uint64_t epoch;
+	uint64_t epoch, disks;
 	json_t *s;
 
 	if (repl_run(a->repl, "query-status", NULL, &s, &err) < 0)
@@ -98,10 +109,11 @@ static bool standby_look(struct agent *a)
 	connected = json_is_true(json_object_get(json_object_get(s, "link"), "connected"));
 	over = !connected && reason && strstr(reason, "it was shut down");
 	epoch = repl_u64(s, "checkpoint", "memory-epoch");
+	disks = standby_disks(s);
 	json_decref(s);
 	if (over && standby_handover(a))
 		return true;
-	agent_ahead_look(a, connected, epoch);
+	agent_ahead_look(a, connected, epoch, disks);
 	return false;
 }
 

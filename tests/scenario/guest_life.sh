@@ -48,6 +48,16 @@ another_waits() { # the one on $1 dies
   log_has "$1" 'no QEMU is ready for a promotion: it has ended: signal 9' || rig_fail "its log does not say why"
 }
 
+disk_grows() { # on both nodes; the QEMU that waits on $2 has the former size, and gives way to another one
+  local before node
+  rig_wait_state "$1" protected 60 && waits "$2" && before=$waiting || return 1
+  for node in "$1" "$2"; do truncate -s 80M "$rig_dir/$node/vda.img" || return 1; done
+  rig_run "$1" grow >>"$rig_dir/commands.log" || { rig_fail "grow: exit code $?"; return 1; }
+  other() { is_ready "$1" && [ "$waiting" != "$2" ]; }
+  rig_until 60 other "$2" "$before" || { rig_fail "the QEMU that waits still has the former size"; return 1; }
+  rig_run "$2" status --json | grep -q '"size": *83886080' || rig_fail "the disk on $2 has not grown"
+}
+
 switch_over() { # from $1 to $2: the guest says every number once: nothing is said twice or lost but by the serial line
   rig_wait_state "$1" protected 60 && waits "$2" && vm_note "$1" || return 1
   : >"$rig_dir/$2/console"
@@ -154,6 +164,7 @@ scenario_guest
 step "a guest is protected" eval 'fresh_group && protected'
 step "a QEMU waits on beta, and has not touched memory" ahead alpha beta
 step "it is killed, and another one waits" another_waits beta
+step "a disk grows, and the QEMU that waits is one that knows" disk_grows alpha beta
 step "the link is closed by command, and made again" parted alpha beta
 step "switchover to beta" switch_over alpha beta
 step "and back" switch_over beta alpha
