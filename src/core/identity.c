@@ -207,6 +207,8 @@ void identity_changed(struct identity *id, uint64_t fresh)
 		identity_write(id, true, fresh);
 	else
 		id->consistent = false;
+	/* What its journal holds of a sync is for disks that are no more. */
+	id->next = (struct identity_next){0};
 	id->clean = false;
 }
 

@@ -302,6 +302,27 @@ static bool model_write(struct model *m, unsigned node, unsigned block, const ch
 	return true;
 }
 
+/* What a primary holds then is to stay, as if it had written it alone.  Not with a sync in the
+ * journal that it has not noted yet: what that brought is nobody's own, but the operator is asked
+ * about it once more. */
+static bool model_changed(struct model *m, unsigned node)
+{
+	struct model_node *n = &m->node[node];
+	bool primary = n->id.role == IDENTITY_PRIMARY;
+
+	if (n->run != MODEL_DOWN || m->versions == MODEL_VERSIONS ||
+		n->id.role == IDENTITY_NO_ROLE || !n->id.consistent || n->beyond)
+		return false;
+	if (model_broken != BREAK_CHANGED_DEAF) {
+		identity_changed(&n->id, model_fresh(m));
+		n->id.tracked = n->epoch = n->beyond = false;
+		n->map = 0;
+	}
+	m->version[m->versions] = (struct model_version){n->content[0], true};
+	n->content[0] = primary ? m->versions++ : MODEL_GARBAGE;
+	return true;
+}
+
 static bool model_promote(struct model *m, unsigned node, bool force, const char **ret_why)
 {
 	struct model_node *n = &m->node[node], *other = &m->node[!node];
@@ -400,6 +421,8 @@ bool model_step(struct model *m, const struct model_event *e, const char **ret_w
 		n->id.tracked = false;
 		n->map = 0;
 		return true;
+	case EVENT_CHANGED:
+		return model_changed(m, e->node);
 	case EVENT_KINDS:
 		break;
 	}
@@ -474,7 +497,8 @@ enum model_recovery model_recovers(const struct model *m, const char **ret_why)
 static const char *const event_names[] = {"start as primary", "start as secondary", "crash",
 	"connect", "connect, in place", "sync touches the disk", "a block of the sync is durable",
 	"sync commits", "commit", "acknowledge", "link loss", "write", "promote",
-	"promote by force", "resolve: yield", "resolve: keep", "map is lost"};
+	"promote by force", "resolve: yield", "resolve: keep", "map is lost",
+	"changed by others, and taken"};
 
 void model_event_print(const struct model_event *e, char *buf, size_t len)
 {

@@ -78,6 +78,7 @@ enum model_kind {
 	EVENT_YIELD,
 	EVENT_KEEP,
 	EVENT_MAP_LOSS,
+	EVENT_CHANGED, /* others change the disk of a node that is down, and an operator takes it */
 	EVENT_KINDS,
 };
 
@@ -106,6 +107,7 @@ enum model_break {
 	BREAK_NO_FULL_MAP,   /* a full sync does not set the map */
 	BREAK_YIELD_DEAF,    /* tandem resolve changes nothing */
 	BREAK_KEEP_DEAF,
+	BREAK_CHANGED_DEAF, /* what others have changed is not noticed */
 	BREAK_KINDS,
 };
 

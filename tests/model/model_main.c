@@ -13,7 +13,7 @@
 static const char *const break_names[] = {"", "", "no-reconnect", "no-mint", "unwritten",
 	"never-written", "one-map", "own-map", "clear-early", "clear-equal", "settle-early",
 	"no-settle", "not-shared", "base-early", "no-touch", "no-full-map", "yield-deaf",
-	"keep-deaf"};
+	"keep-deaf", "changed-deaf"};
 _Static_assert(sizeof(break_names) / sizeof(break_names[0]) == BREAK_KINDS, "a name each");
 
 struct stored {

@@ -130,6 +130,8 @@ static void test_identity(void **state)
 	(void)state;
 	s.role = IDENTITY_SECONDARY;
 	s.tracked = p.tracked = fresh.tracked = true;
+	/* a sync that was under way, and may stand in the journal, is not for these disks */
+	p.next = s.next = (struct identity_next){.generation = {9, 9}, .floor = 5};
 	identity_changed(&p, 99);
 	/* a line of its own, so that it is nobody's but its own if the other one is promoted */
 	assert_int_equal(p.current.number, 4);
@@ -140,6 +142,7 @@ static void test_identity(void **state)
 	assert_int_equal(d.action, IDENTITY_SYNC_FULL);
 
 	identity_changed(&s, 99);
+	assert_true(identity_is_none(&p.next.generation) && identity_is_none(&s.next.generation));
 	assert_false(s.consistent);
 	assert_non_null(identity_refuse_promotion(&s));
 	identity_decide(&fresh, &s, &d);
