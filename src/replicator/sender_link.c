@@ -19,6 +19,7 @@
 #define SENDER_BATCH (512u << 10)       /* bytes that are sent without waiting for the tick */
 #define SENDER_IDLE (20 * NS_PER_MS)    /* without a write for that long: sleep until woken */
 #define SENDER_SEND_MAX (1u << 20)      /* bytes in one call */
+#define SENDER_LAST NS_PER_S            /* for what is left at an orderly end */
 #define SENDER_BACKOFF_MIN (100 * NS_PER_MS)
 #define SENDER_BACKOFF_MAX (5 * NS_PER_S)
 
@@ -227,6 +228,26 @@ static int sender_session(struct sender *s, struct error *err)
 	}
 }
 
+/* At an orderly end: what the queue still has goes out, so that the goodbye stands behind a whole
+ * record.  The dirty map has all of it already. */
+static void sender_last(struct sender *s)
+{
+	uint64_t end = clock_ns() + SENDER_LAST, sent;
+	bool blocked, more, left = true;
+	struct error err;
+
+	while (left && clock_ns() < end) {
+		if (sender_send(s, &sent, &blocked, &more, &err) < 0)
+			return;
+		pthread_mutex_lock(&s->n->lock);
+		left = queue_used(&s->core.queue) != 0;
+		pthread_mutex_unlock(&s->n->lock);
+		if (left && !sent) /* or somebody is still copying into his place */
+			sender_wait(s, blocked ? transport_poll_events(s->link.transport) : 0,
+				NS_PER_MS);
+	}
+}
+
 /* The end of a session, whatever ended it; r < 0: lost. */
 static void sender_end(struct sender *s, int r, const struct error *err)
 {
@@ -252,6 +273,8 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 	pthread_mutex_unlock(&n->lock);
 	sync_stop(s);
 	if (r == 0) {
+		if (!failed && !said)
+			sender_last(s);
 		/* The stream may stop in the middle of a record: no goodbye fits then. */
 		pthread_mutex_lock(&n->lock);
 		s->link.out_seq = s->core.queue.seq;
