@@ -15,7 +15,7 @@
 #include "util/clock.h"
 #include "util/log.h"
 
-#define SYNC_PIECE (1u << 20)    /* bytes read at once */
+#define SYNC_PIECE (1u << 20)    /* bytes read at once; a whole number of the dirty map's blocks */
 #define SYNC_WINDOW (1ull << 30) /* a hole is looked for that far ahead */
 #define SYNC_ZERO_UNIT 65536u    /* zeroes are detected in such blocks */
 
@@ -29,6 +29,7 @@ struct sync {
 	uint64_t began, window_began; /* ns */
 	uint64_t window_bytes;        /* read since window_began, for the rate */
 	uint64_t limited;             /* bytes counted against sync-rate */
+	uint64_t data_end; /* of the volume: up to there is data, from where it was looked for */
 };
 
 /* First extent of a range. */
@@ -174,51 +175,80 @@ static int sync_zeroes(
 	return 0;
 }
 
+/* Looks for a hole at the beginning of a run of wanted blocks, and sends it: *ret_len bytes, 0 =
+ * data begins there.  0, -ECANCELED (stop), or an error. */
+static int sync_hole(
+	struct sync *y, struct volume *v, const struct dirtymap_run *run, uint64_t *ret_len)
+{
+	uint64_t zero = 0, data = 0;
+	struct rangelock_entry range;
+	struct node *n = y->s->n;
+	bool more = true;
+	int r;
+
+	/* Without this nobody could say that it is one still when it is sent. */
+	pthread_mutex_lock(&n->lock);
+	volume_lock_range(v, &range, run->off, run->len);
+	pthread_mutex_unlock(&n->lock);
+	r = sync_zeroes(v, run->off, run->len, &zero, &data);
+	if (r == 0 && zero)
+		more = sync_put(y, v, run->off, zero, NULL);
+	pthread_mutex_lock(&n->lock);
+	if (r == 0 && zero && more)
+		sync_taken(y, v, run->off, zero);
+	volume_unlock_range(v, &range);
+	pthread_mutex_unlock(&n->lock);
+	*ret_len = zero;
+	y->data_end = run->off + (zero ? 0 : data);
+	return r < 0 ? r : more ? 0 : -ECANCELED;
+}
+
+/* Reads a piece and sends it; as sync_hole. */
+static int sync_data(struct sync *y, struct volume *v, uint64_t off, uint64_t len)
+{
+	struct rangelock_entry range;
+	struct node *n = y->s->n;
+	bool more = true;
+	int r;
+
+	/* A small range, so that guests wait as little as possible. */
+	pthread_mutex_lock(&n->lock);
+	volume_lock_range(v, &range, off, len);
+	pthread_mutex_unlock(&n->lock);
+	r = backing_pread(v->backing, y->buf, (uint32_t)len, off);
+	if (r == 0)
+		more = sync_put_piece(y, v, off, (uint32_t)len);
+	pthread_mutex_lock(&n->lock);
+	if (r == 0 && more)
+		sync_taken(y, v, off, len);
+	volume_unlock_range(v, &range);
+	pthread_mutex_unlock(&n->lock);
+	if (r == 0 && more)
+		sync_pace(y, len);
+	return r < 0 ? r : more ? 0 : -ECANCELED;
+}
+
 /* One step at the beginning of a run of wanted blocks: *ret_len bytes are in the stream then.  0,
  * -ECANCELED (stop), or an error. */
 static int sync_step(
 	struct sync *y, struct volume *v, const struct dirtymap_run *run, uint64_t *ret_len)
 {
-	uint64_t off = run->off, zero = 0, data = 0;
-	struct rangelock_entry range;
-	struct sender *s = y->s;
-	bool more = true;
+	bool room;
 	int r;
 
-	pthread_mutex_lock(&s->n->lock);
-	if (!sync_wait_room(y)) {
-		pthread_mutex_unlock(&s->n->lock);
+	pthread_mutex_lock(&y->s->n->lock);
+	room = sync_wait_room(y);
+	pthread_mutex_unlock(&y->s->n->lock);
+	if (!room)
 		return -ECANCELED;
+	/* What was data when its extent was looked at is read, whatever it has become. */
+	if (run->off >= y->data_end) {
+		r = sync_hole(y, v, run, ret_len);
+		if (r < 0 || *ret_len)
+			return r;
 	}
-	volume_lock_range(v, &range, off, run->len);
-	pthread_mutex_unlock(&s->n->lock);
-	r = sync_zeroes(v, off, run->len, &zero, &data);
-	if (r == 0 && zero)
-		more = sync_put(y, v, off, zero, NULL);
-	pthread_mutex_lock(&s->n->lock);
-	if (r == 0 && zero && more)
-		sync_taken(y, v, off, zero);
-	volume_unlock_range(v, &range);
-	*ret_len = zero;
-	if (r < 0 || zero) {
-		pthread_mutex_unlock(&s->n->lock);
-		return r < 0 ? r : more ? 0 : -ECANCELED;
-	}
-	/* Data: a small range of its own, so that guests wait as little as possible. */
-	*ret_len = min_u64(SYNC_PIECE, data);
-	volume_lock_range(v, &range, off, *ret_len);
-	pthread_mutex_unlock(&s->n->lock);
-	r = backing_pread(v->backing, y->buf, (uint32_t)*ret_len, off);
-	if (r == 0)
-		more = sync_put_piece(y, v, off, (uint32_t)*ret_len);
-	pthread_mutex_lock(&s->n->lock);
-	if (r == 0 && more)
-		sync_taken(y, v, off, *ret_len);
-	volume_unlock_range(v, &range);
-	pthread_mutex_unlock(&s->n->lock);
-	if (r == 0 && more)
-		sync_pace(y, *ret_len);
-	return r < 0 ? r : more ? 0 : -ECANCELED;
+	*ret_len = min_u64(SYNC_PIECE, min_u64(run->len, y->data_end - run->off));
+	return sync_data(y, v, run->off, *ret_len);
 }
 
 /* The next run of blocks that the peer lacks. */
@@ -236,6 +266,7 @@ static int sync_volume(struct sync *y, struct volume *v, uint64_t off)
 {
 	struct dirtymap_run run;
 
+	y->data_end = 0;
 	while (sync_next(v, off, &run)) {
 		uint64_t len = 0;
 		int r = sync_step(y, v, &run, &len);
@@ -252,13 +283,13 @@ static int sync_volume(struct sync *y, struct volume *v, uint64_t off)
 	return 0;
 }
 
-struct sync_data {
+struct sync_size {
 	uint64_t bytes, limit;
 };
 
 static int sync_add_data(void *ctx, uint64_t off, uint64_t len, bool zero)
 {
-	struct sync_data *d = ctx;
+	struct sync_size *d = ctx;
 
 	/* Zeroes are a header; data may be cut into records of one block of zero detection. */
 	d->bytes +=
@@ -268,7 +299,7 @@ static int sync_add_data(void *ctx, uint64_t off, uint64_t len, bool zero)
 
 uint64_t sync_estimate(struct node *n, uint64_t limit)
 {
-	struct sync_data d = {.limit = limit};
+	struct sync_size d = {.limit = limit};
 	int r = 0;
 
 	for (unsigned i = 0; i < n->nvolumes && r == 0; i++) {
