@@ -43,6 +43,17 @@ static void test_crc32c_copy(void **state)
 		assert_int_equal(to[0], 0xee);
 		assert_int_equal(to[len + 1], 0xee);
 	}
+	/* Long ones are copied by lines of 64 bytes: every place of the target in its line. */
+	for (size_t at = 1; at <= 64; at++) {
+		size_t len = 65536 + at * 7 % 61;
+
+		memset(to, 0xee, sizeof(to));
+		assert_int_equal(
+			crc32c_copy(to + at, from + at % 5, len), crc32c(from + at % 5, len));
+		assert_memory_equal(to + at, from + at % 5, len);
+		assert_int_equal(to[at - 1], 0xee);
+		assert_int_equal(to[at + len], 0xee);
+	}
 }
 
 static void test_units(void **state)
