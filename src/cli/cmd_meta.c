@@ -11,6 +11,7 @@
 #include "replicator/mapfile.h"
 #include "replicator/metafile.h"
 #include "replicator/node.h"
+#include "replicator/seal.h"
 #include "util/units.h"
 
 #define META_RANGES 20u /* of a disk that are listed */
@@ -116,6 +117,27 @@ static int meta_map(const struct cli *cli, unsigned disk, const struct metadata 
 	return r;
 }
 
+static int meta_seal(const struct cli *cli, unsigned disk, bool check, struct error *err)
+{
+	const char *name = cli->node->disks[disk].name;
+	struct error why = {0};
+	struct seal s;
+	int r = seal_load(cli->node, disk, &s, &why);
+
+	if (r < 0 || (r == 0 && check && why.text[0])) {
+		*err = why;
+		return -EBADMSG;
+	}
+	if (r == 0)
+		printf("%s.seal %s\n", name, why.text[0] ? "is damaged" : "is not there");
+	else if (check)
+		printf("%s.seal is valid\n", name);
+	else
+		printf("%s.seal\n  %-12s %s, %" PRIu32 " blocks are noted\n", name, "state",
+			s.state == SEAL_CLOSED ? "closed by an orderly end" : "open", s.nsamples);
+	return 0;
+}
+
 int cmd_meta(struct cli *cli, struct error *err)
 {
 	bool check = cli->args.word == 2;
@@ -134,6 +156,8 @@ int cmd_meta(struct cli *cli, struct error *err)
 		meta_show_group(&f.now);
 	for (unsigned i = 0; r == 0 && i < cli->node->ndisks; i++)
 		r = meta_map(cli, i, &f.now, check, err);
+	for (unsigned i = 0; r == 0 && i < cli->node->ndisks; i++)
+		r = meta_seal(cli, i, check, err);
 	metafile_close(&f);
 	if (lock >= 0)
 		close(lock);

@@ -40,14 +40,15 @@ static int seal_write(const char *path, const struct seal *s)
 	return r < 0 ? r : file_sync_parent(path);
 }
 
-/* 1 = there is one, 0 = nothing is known. */
-static int seal_read(const char *path, struct seal *ret_seal, struct error *err)
+int seal_load(const struct conf_node *node, unsigned disk, struct seal *ret_seal, struct error *err)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC), r;
 	uint8_t buf[SEAL_SIZE];
 	const char *why;
-	bool newer;
+	char path[512];
+	bool newer = false;
+	int fd = open(seal_path(node, disk, path, sizeof(path)), O_RDONLY | O_CLOEXEC), r;
 
+	err->text[0] = '\0';
 	if (fd < 0 && errno == ENOENT)
 		return 0;
 	if (fd < 0)
@@ -57,11 +58,10 @@ static int seal_read(const char *path, struct seal *ret_seal, struct error *err)
 	if (r < 0 && r != -ENODATA)
 		return error_code(err, r, "cannot read %s", path);
 	why = r < 0 ? "it is too short" : seal_get(buf, ret_seal, &newer);
-	if (why && r == 0 && newer)
-		return error_set(err, ERROR_IO, -EBADMSG, "cannot use %s: %s", path, why);
-	if (why)
-		log_warning("%s: %s; whether others have changed the disk is not known", path, why);
-	return why ? 0 : 1;
+	if (!why)
+		return 1;
+	error_set(err, ERROR_IO, -EBADMSG, "cannot use %s: %s", path, why);
+	return newer ? -EBADMSG : 0;
 }
 
 static int seal_sample(struct volume *v, const struct seal_sample *a, uint8_t *ret_digest)
@@ -151,7 +151,10 @@ int seal_start(struct node *n, struct error *err)
 
 		for (unsigned k = 0; k < SEAL_RECENT; k++)
 			v->recent[k] = UINT64_MAX;
-		r = seal_read(seal_path(n->own, i, path, sizeof(path)), &was, err);
+		r = seal_load(n->own, i, &was, err);
+		if (r == 0 && err->text[0])
+			log_warning("%s; whether others have changed disk %s is not known",
+				err->text, v->name);
 		if (r > 0)
 			r = seal_compare(v, &was, err) < 0 ? -1 : 1;
 		if (r < 0)

@@ -13,6 +13,9 @@ int seal_start(struct node *n, struct error *err);
 void seal_end(struct node *n);
 /* Of a node that does not run: what its disks hold now is what counts; a full sync follows. */
 int seal_accept(const struct conf *conf, unsigned index, struct error *err);
+/* 1, 0 (there is none, or a damaged one, of which *err says why), or negative. */
+int seal_load(
+	const struct conf_node *node, unsigned disk, struct seal *ret_seal, struct error *err);
 /* STATE_DIR/NAME.seal. */
 const char *seal_path(const struct conf_node *node, unsigned disk, char *buf, size_t len);
 

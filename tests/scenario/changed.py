@@ -124,6 +124,10 @@ def no_alarm(g, seed):
     ok("another file after a crash: refused, taken by command")
 
 
+def dump(g, word, node):
+    return subprocess.run([g.tandem, "meta", word, g.conf, "--node", node], check=True, capture_output=True, text=True).stdout
+
+
 def metadata(g, _seed):
     """Missing, of a newer version: never taken for something else."""
     down(g)
@@ -152,7 +156,15 @@ def metadata(g, _seed):
         refuses(g, node, "newer version")
         with open(seal, "wb") as f:
             f.write(data)
+        need("vda.seal is valid" in dump(g, "check", node) and "closed by an orderly end" in dump(g, "show", node),
+             "tandem meta", dump(g, "show", node))
+        with open(seal, "r+b") as f:  # damaged: nothing is known, and nothing is harmed
+            f.write(b"x")
+        code = subprocess.run([g.tandem, "meta", "check", g.conf, "--node", node], stderr=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, check=False).returncode
+        need(code == 6, "meta check of a damaged seal: exit code", code)
     up(g, "incremental sync")
+    need("whether others have changed disk vda is not known" in g.log("alpha"), "no word of a damaged seal")
     ok("metadata, map or seal missing or of a newer version: refused, and unharmed")
     down(g)
     os.unlink(g.path("alpha", "state", "vda.map"))
