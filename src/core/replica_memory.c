@@ -13,36 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/pages.h"
-#include "core/replica_internal.h"
+#include "core/replica_memory.h"
 #include "util/bytes.h"
-#include "util/fault.h"
-
-struct replica_block {
-	struct replica_block *next;
-	uint32_t size, runs; /* bytes of data; entries */
-	uint8_t bytes[];     /* run table, then data */
-};
-
-enum replica_memory_place { REPLICA_MEMORY_BLOCKS, REPLICA_MEMORY_SECOND, REPLICA_MEMORY_IMAGE };
-
-struct replica_memory {
-	struct replica_memory *next;
-	uint64_t epoch;
-	enum replica_memory_place place;
-	bool whole; /* what it does not name is zero */
-	struct replica_block *first, *last;
-	uint64_t held;
-	bool has_state;
-	uint8_t *state;
-	size_t state_len;
-	struct memcheck *checks; /* digests of what it is to be, as they came */
-};
-
-static size_t replica_memory_words(const struct replica *r)
-{
-	return (r->cfg.sizes[r->cfg.memory] / PAGES_PAGE + 63) / 64;
-}
 
 int replica_memory_init(struct replica *r)
 {
@@ -73,8 +45,7 @@ static void replica_memory_free_blocks(struct replica *r, struct replica_memory 
 	m->held = 0;
 }
 
-/* It no longer has the second image. */
-static void replica_memory_leave_second(struct replica *r, struct replica_memory *m)
+void replica_memory_leave_second(struct replica *r, struct replica_memory *m)
 {
 	if (m->place != REPLICA_MEMORY_SECOND)
 		return;
@@ -93,7 +64,7 @@ static void replica_memory_free_checks(struct replica_memory *m)
 	}
 }
 
-static void replica_memory_free(struct replica *r, struct replica_memory *m)
+void replica_memory_free(struct replica *r, struct replica_memory *m)
 {
 	replica_memory_free_blocks(r, m);
 	replica_memory_free_checks(m);
@@ -402,130 +373,4 @@ void replica_memory_commit(struct replica *r, struct replica_epoch *e)
 		r->memory_first = m;
 	r->memory_last = m;
 	r->ops->memory_ready(r->ctx);
-}
-
-bool replica_memory_take(struct replica *r, struct replica_memory_job *ret_job)
-{
-	struct replica_memory *m = r->memory_first;
-
-	if (r->memory_out || (!m && !r->second_dirty))
-		return false;
-	*ret_job = (struct replica_memory_job){.m = m,
-		.epoch = m ? m->epoch : 0,
-		.release = m ? m->place == REPLICA_MEMORY_SECOND : true,
-		.checks = m ? m->checks : NULL,
-		.state = m ? m->state : NULL,
-		.state_len = m ? m->state_len : 0};
-	r->memory_out = true;
-	return true;
-}
-
-static bool replica_memory_bit(const uint64_t *bits, uint64_t page)
-{
-	return bits[page / 64] >> page % 64 & 1;
-}
-
-/* The second image over the image, in runs of one kind. */
-static void replica_memory_overlay(struct replica *r, const struct replica_memory *m,
-	void (*zero_fn)(void *ctx, uint64_t off, uint64_t len), void *ctx)
-{
-	uint64_t pages = r->cfg.sizes[r->cfg.memory] / PAGES_PAGE;
-
-	for (uint64_t p = 0, end; p < pages; p = end) {
-		bool there = replica_memory_bit(r->present, p);
-		bool zero = there ? replica_memory_bit(r->zeroed, p) : m->whole;
-
-		for (end = p + 1; end < pages; end++) {
-			bool t = replica_memory_bit(r->present, end);
-
-			if (t != there || (t && replica_memory_bit(r->zeroed, end) != zero))
-				break;
-		}
-		if (zero)
-			zero_fn(ctx, p * PAGES_PAGE, (end - p) * PAGES_PAGE);
-		else if (there)
-			memcpy(r->cfg.image + p * PAGES_PAGE, r->cfg.second + p * PAGES_PAGE,
-				(end - p) * PAGES_PAGE);
-	}
-}
-
-void replica_memory_apply(struct replica *r, const struct replica_memory_job *job,
-	void (*zero_fn)(void *ctx, uint64_t off, uint64_t len), void *ctx)
-{
-	struct replica_memory *m = job->m;
-
-	if (!m)
-		return;
-	if (m->place == REPLICA_MEMORY_SECOND)
-		replica_memory_overlay(r, m, zero_fn, ctx);
-	for (struct replica_block *b = m->first; b; b = b->next) {
-		const uint8_t *data = b->bytes + (size_t)b->runs * PAGES_RUN;
-
-		for (unsigned i = 0; i < b->runs; i++) {
-			struct pages_run run = pages_get_run(b->bytes, i);
-
-			if (run.zero) {
-				zero_fn(ctx, run.offset, run.length);
-				continue;
-			}
-			memcpy(r->cfg.image + run.offset, data, run.length);
-			data += run.length;
-			fault_point(FAULT_STANDBY_APPLYING);
-		}
-	}
-}
-
-void replica_memory_done(struct replica *r, struct replica_memory_job *job)
-{
-	struct replica_memory *m = job->m;
-
-	r->memory_out = false;
-	if (!m) {
-		r->second_dirty = r->second_busy = false;
-	} else {
-		r->memory_first = m->next;
-		if (!r->memory_first)
-			r->memory_last = NULL;
-		free(r->state);
-		r->state = m->state;
-		r->state_len = m->state_len;
-		m->state = NULL;
-		r->memory_epoch = m->epoch;
-		replica_memory_leave_second(r, m);
-		replica_memory_free(r, m);
-	}
-	r->ops->changed(r->ctx);
-}
-
-bool replica_memory_idle(const struct replica *r)
-{
-	if (r->memory_first || r->memory_out || r->second_dirty)
-		return false;
-	if (r->mode == REPLICA_FAILED)
-		return true;
-	for (const struct replica_epoch *e = r->open_first; e; e = e->next)
-		if (e->memory && (e->commit_placed || (e->sealed && r->commit_due)))
-			return false;
-	return !(r->cfg.image && r->mode == REPLICA_DIRECT && r->direct_sealed);
-}
-
-bool replica_memory_full(const struct replica *r)
-{
-	bool moving = r->memory_first || r->memory_out || r->second_dirty;
-
-	/* A session whose memory goes to the second image: what it held for epochs that this
-	 * session's beginning has dropped is freed first, else the new content would be. */
-	if (r->second_dirty && r->memory_epoch && !r->memory_whole)
-		return true;
-	if (r->held <= r->cfg.staging_limit)
-		return false;
-	for (const struct replica_epoch *e = r->open_first; e && !moving; e = e->next)
-		moving = e->sealed && e->memory;
-	return moving;
-}
-
-const uint8_t *replica_state(const struct replica *r, size_t *ret_len)
-{
-	*ret_len = r->state_len;
-	return r->memory_epoch ? r->state : NULL;
 }
