@@ -8,8 +8,7 @@
 #include <stdint.h>
 
 uint32_t crc32c(const void *buf, size_t len);
-/* memcpy and the checksum of what was copied, in one pass over the memory; from 64 KiB on past the
- * caches (util/copy.h).  It is there before whatever is stored after this. */
+/* memcpy and the checksum of what was copied, in one pass over the memory. */
 uint32_t crc32c_copy(void *dst, const void *src, size_t len);
 
 #endif

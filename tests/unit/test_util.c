@@ -43,7 +43,7 @@ static void test_crc32c_copy(void **state)
 		assert_int_equal(to[0], 0xee);
 		assert_int_equal(to[len + 1], 0xee);
 	}
-	/* Long ones are copied by lines of 64 bytes: every place of the target in its line. */
+	/* Long ones, in pieces: every place of the target in a line of the cache. */
 	for (size_t at = 1; at <= 64; at++) {
 		size_t len = 65536 + at * 7 % 61;
 
