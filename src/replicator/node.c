@@ -291,7 +291,7 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, bool
 	if (r == 0)
 		r = node_check_disks(n, err);
 	if (r == 0)
-		r = seal_start(n, err);
+		r = seal_check(n, err);
 	if (r == 0)
 		r = barrier_start(n, err);
 	if (r == 0 && guest)
@@ -300,6 +300,8 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, bool
 		r = keeper_open_maps(n, err);
 	if (r == 0)
 		r = keeper_start(n, err);
+	if (r == 0)
+		r = seal_open(n, err);
 	if (r == 0)
 		r = role == NODE_PRIMARY ? node_start_primary(n, err)
 					 : node_start_secondary(n, err);

@@ -140,10 +140,9 @@ static void seal_identify(struct volume *v, struct seal *s)
 	memcpy(s->identity, now.bytes, SEAL_IDENTITY);
 }
 
-int seal_start(struct node *n, struct error *err)
+int seal_check(struct node *n, struct error *err)
 {
-	struct seal was = {0}, open = {.state = SEAL_OPEN};
-	char path[512];
+	struct seal was = {0};
 	int r;
 
 	for (unsigned i = 0; i < n->nvolumes; i++) {
@@ -163,6 +162,15 @@ int seal_start(struct node *n, struct error *err)
 			if (was.samples[k].recent)
 				seal_note(v, was.samples[k].off);
 	}
+	return 0;
+}
+
+int seal_open(struct node *n, struct error *err)
+{
+	struct seal open = {.state = SEAL_OPEN};
+	char path[512];
+	int r;
+
 	for (unsigned i = 0; i < n->nvolumes; i++) {
 		seal_identify(&n->volumes[i], &open);
 		r = seal_write(seal_path(n->own, i, path, sizeof(path)), &open);

@@ -6,9 +6,11 @@
 
 #include "replicator/node.h"
 
-/* At the start, before anything writes to a disk: all of them are looked at, then noted as in use,
- * durably.  ERROR_STATE: one was replaced, or written to; the text says what to do. */
-int seal_start(struct node *n, struct error *err);
+/* At the start: all disks are looked at.  ERROR_STATE: one was replaced, or written to; the text
+ * says what to do. */
+int seal_check(struct node *n, struct error *err);
+/* Before anything writes to a disk, and after all that may fail: they are in use, durably. */
+int seal_open(struct node *n, struct error *err);
 /* At the orderly end, when nothing writes to them any more. */
 void seal_end(struct node *n);
 /* Of a node that does not run: what its disks hold now is what counts; a full sync follows. */
