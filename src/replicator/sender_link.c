@@ -16,7 +16,7 @@
 
 #define SENDER_TICK (2 * NS_PER_MS)     /* between two sends under load */
 #define SENDER_TICK_MIN (NS_PER_MS / 4) /* the same where the next cut is near */
-#define SENDER_BATCH (512u << 10)       /* bytes that are sent without waiting for the tick */
+#define SENDER_BATCH (256u << 10)       /* bytes that are sent without waiting for the tick */
 #define SENDER_IDLE (20 * NS_PER_MS)    /* without a write for that long: sleep until woken */
 #define SENDER_SEND_MAX (1u << 20)      /* bytes in one call */
 #define SENDER_LAST NS_PER_S            /* for what is left at an orderly end */
