@@ -143,7 +143,7 @@ static const char *replica_check_context(
 			       : NULL;
 	case RECORD_FREEZE:
 		return !r->ops->freeze || r->mode != REPLICA_READY || r->staging || r->frozen ||
-				       !r->cfg.image
+				       !r->memory_whole
 			       ? "freeze where none can be"
 			       : NULL;
 	case RECORD_SYNC_BEGIN:

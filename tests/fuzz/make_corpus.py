@@ -82,6 +82,13 @@ def files():
         yield "replica/guest-" + name, options(flags, 0, 4, GUEST_SEED) + guest
         yield "replica/guest-twice-" + name, options(flags | REPAIR, 0, 5, GUEST_SEED) + \
             guest + samples.join(samples.guest()[1:-1], 30) * 3
+    # Staged: there is a state all the time, so that it can be frozen.
+    frozen = samples.guest()
+    frozen[1] = plain(records.SYNC_BEGIN, epoch=11, offset=1, length=samples.SIZE)
+    frozen.insert(13, plain(records.FREEZE, epoch=13))
+    frozen.pop()  # no GOODBYE: it ends the session, and with it what is frozen
+    for name, flags in (("plain", 0), ("manual", MANUAL), ("late-events", LATE | EVENTS | REPAIR | EPOCHS)):
+        yield "replica/guest-frozen-" + name, options(READY | flags, 0, 4, GUEST_SEED) + after_hello(frozen)
     # One record that just fits into a chunk's room, and one that is split from its header.
     yield "replica/large", options(READY, piece=7) + large_record(1 << 18)
     yield "replica/large-late", options(READY | LATE | MANUAL | EVENTS, 0, 6) + \

@@ -42,6 +42,13 @@ static void world_note(void *ctx)
 {
 }
 
+static void world_freeze(void *ctx, uint64_t epoch)
+{
+	struct world *w = ctx;
+
+	w->freeze = epoch;
+}
+
 static void world_zero(void *ctx, uint64_t off, uint64_t len)
 {
 	struct world *w = ctx;
@@ -56,6 +63,7 @@ static const struct replica_ops world_ops = {.chunk_write = world_chunk_write,
 	.apply_ready = world_note,
 	.memory_ready = world_note,
 	.memory_zero = world_zero,
+	.freeze = world_freeze,
 	.changed = world_note};
 
 struct replica_status world_status(const struct world *w)
@@ -289,6 +297,12 @@ bool world_complete(struct world *w, uint64_t n)
 				world_batch_done(w);
 				return true;
 			}
+			if (w->freeze && world_status(w).applied >= w->freeze) {
+				FUZZ_REQUIRE(world_status(w).applied == w->freeze);
+				w->freeze = 0;
+				replica_frozen(w->r);
+				return true;
+			}
 			/* One batch at a time, and its header before the next one. */
 			if (w->next_due || world_images_wait(w) ||
 				!replica_batch_take(w->r, WORLD_BATCH, &w->batch))
@@ -316,6 +330,7 @@ static void world_stop(struct world *w)
 	if (w->batch_out)
 		(void)replica_batch_done(w->r, &w->batch, &ignored);
 	w->job_out = false;
+	w->freeze = 0;
 	w->batch_out = w->next_due = w->final_due = w->flush_due = false;
 	w->nwrites = 0;
 	w->r = replica_free(w->r);

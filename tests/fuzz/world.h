@@ -18,6 +18,7 @@ struct world {
 	uint8_t *ring;
 	struct journal_header header; /* on disk */
 	uint64_t metadata;            /* committed epoch that is noted on disk */
+	uint64_t freeze;              /* images are to be seen at exactly this epoch; 0 = none */
 	struct replica_chunk *writes[WORLD_WRITES];
 	unsigned nwrites;
 	bool flush_due, flushing;
