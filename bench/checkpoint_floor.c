@@ -132,6 +132,7 @@ static void capture_floor(struct devstate *ds, unsigned count, unsigned ms, stru
 		(void)poll(NULL, 0, (int)ms);
 		began = clock_ns();
 		must(devstate_begin(ds, err), err);
+		must(devstate_quiet(ds, err), err);
 		must(devstate_finish(ds, err), err);
 		printf("%" PRIu64 " ", clock_ns() - began);
 	}

@@ -132,8 +132,14 @@ static int agent_checkpoints(struct agent *a, struct error *err)
 		.ram_fd = a->ram_fd,
 		.ram = a->ram,
 		.size = a->conf->guest_memory};
-	int r = track_new((enum track_way)a->conf->guest_tracking, &at, &a->track, err);
+	int r = 0;
 
+	a->crew = crew_new(CREW_THREADS);
+	if (!a->crew)
+		r = error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	if (r == 0)
+		r = track_new(
+			(enum track_way)a->conf->guest_tracking, &at, a->crew, &a->track, err);
 	if (r == 0)
 		r = devstate_init(&a->ds, (enum devstate_way)a->conf->guest_capture, &a->vm.q,
 			a->node->run_dir, a->conf->guest_memory, a->vm.machine, err);
@@ -170,6 +176,7 @@ static int agent_trial(struct agent *a, struct error *err)
 void agent_vm_end(struct agent *a)
 {
 	a->track = track_free(a->track);
+	a->crew = crew_free(a->crew);
 	if (a->ds.path[0])
 		devstate_deinit(&a->ds);
 	for (int i = 0; i < AGENT_SLOTS; i++)

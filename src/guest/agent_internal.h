@@ -77,6 +77,7 @@ struct agent {
 	struct vm vm;
 	int ram_fd;
 	const unsigned char *ram;
+	struct crew *crew; /* shares scans and copies */
 	struct track *track;
 	struct devstate ds;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* One checkpoint: announced, pages copied ahead, vCPUs stopped, cut, scan, copy, device state, on;
- * then, while the guest runs, the table of pages, submit and seal.
+/* One checkpoint: announced, pages copied ahead, vCPUs stopped, scan begun, devices quiet, cut,
+ * scan, copy, device state, on; then, while the guest runs, the table of pages, submit and seal.
  *
  * Nothing in the pause allocates (the lists of runs keep their room) or waits for the network: it
  * waits for QEMU, and for the replicator's answer to the cut, which is one short lock there.
@@ -47,11 +47,29 @@ static int checkpoint_ahead(
 		r = error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	checkpoint_owe(a, &a->pause);
 	if (r == 0)
-		*ret_data = staging_copy(s, a->track->image, &a->ahead);
+		*ret_data = staging_copy(s, a->track->image, &a->ahead, NULL);
 	return r;
 }
 
-/* In the pause: cut, scan, copy. */
+/* In the pause: the vCPUs stand, then the devices too.  The scan has begun in between. */
+static int checkpoint_stop(struct agent *a, struct error *err)
+{
+	int r = devstate_begin(&a->ds, err);
+
+	if (r < 0)
+		return r;
+	track_early(a->track);
+	r = devstate_quiet(&a->ds, err);
+	if (r == 0)
+		return 0;
+	runs_clear(&a->pause);
+	(void)track_final(a->track, &a->pause, NULL);
+	checkpoint_owe(a, &a->pause);
+	return r;
+}
+
+/* In the pause: cut, scan, copy.  Not before all is quiet: a write whose completion the guest will
+ * see in its memory belongs before the cut. */
 static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpoint_times *t,
 	uint64_t *ret_data, uint64_t *ret_epoch, struct error *err)
 {
@@ -66,13 +84,13 @@ static int checkpoint_stopped(struct agent *a, struct staging *s, struct checkpo
 		return r;
 	fault_point(FAULT_AGENT_CUT_SENT);
 	runs_clear(&a->pause);
-	e = track_collect(a->track, &a->pause, err);
+	e = track_final(a->track, &a->pause, err);
 	fault_point(FAULT_AGENT_SCAN);
 	now = clock_ns();
 	t->scan = now - began;
 	began = now;
 	if (e == 0)
-		*ret_data = staging_copy(s, a->track->image, &a->pause);
+		*ret_data = staging_copy(s, a->track->image, &a->pause, a->crew);
 	if (e == 0)
 		fault_point(FAULT_AGENT_COPY);
 	if (e == 0)
@@ -156,7 +174,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	r = checkpoint_ahead(a, s, &ahead_data, err);
 	began = clock_ns();
 	if (r == 0)
-		r = devstate_begin(&a->ds, err);
+		r = checkpoint_stop(a, err);
 	if (r < 0) {
 		agent_verify_sent(a, 0);
 		checkpoint_abandon(a, 0);

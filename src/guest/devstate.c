@@ -129,18 +129,22 @@ int devstate_begin(struct devstate *d, struct error *err)
 	return devstate_ops(d)->begin(d, err);
 }
 
-int devstate_finish(struct devstate *d, struct error *err)
+/* After a failure: the vCPUs run again, if QEMU still answers. */
+static int devstate_over(struct devstate *d, int r)
 {
-	int r = devstate_ops(d)->finish(d, err);
-
 	if (r < 0 && d->running)
 		(void)qmp_cont(d->q, NULL);
 	return r;
 }
 
-void devstate_cancel(struct devstate *d)
+int devstate_quiet(struct devstate *d, struct error *err)
 {
-	(void)devstate_finish(d, NULL);
+	return devstate_ops(d)->quiet(d, err);
+}
+
+int devstate_finish(struct devstate *d, struct error *err)
+{
+	return devstate_over(d, devstate_ops(d)->finish(d, err));
 }
 
 /* One capture by the other way: its bytes in d->dev. */
@@ -151,10 +155,8 @@ static int devstate_capture(struct devstate *d, const struct devstate_ops *ops, 
 	d->dev.len = 0;
 	r = ops->begin(d, err);
 	if (r == 0)
-		r = ops->finish(d, err);
-	if (r < 0 && d->running)
-		(void)qmp_cont(d->q, NULL);
-	return r;
+		r = ops->quiet(d, err);
+	return r == 0 ? devstate_over(d, ops->finish(d, err)) : r;
 }
 
 void devstate_handover(struct devstate *d, bool handover)

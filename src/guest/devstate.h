@@ -7,7 +7,8 @@
  * it is held for as long as the FIFO is full.  Half the pause.  Only for machines whose other RAM
  * does not change
  *
- * Between devstate_begin and devstate_finish the vCPUs stand.  The blob of a checkpoint (its
+ * From devstate_begin to devstate_finish the vCPUs stand; from devstate_quiet on nothing writes RAM
+ * or disks any more.  The blob of a checkpoint (its
  * layout: docs/guest.md) is head, then the device part. */
 #ifndef TANDEM_GUEST_DEVSTATE_H
 #define TANDEM_GUEST_DEVSTATE_H
@@ -34,7 +35,8 @@ struct devstate {
 	struct rpc *q;
 	char path[108];  /* of the socket or FIFO */
 	int fd;          /* listener or FIFO */
-	json_int_t id;   /* fifo: the command under way, 0 = none */
+	json_int_t id;   /* of the command under way */
+	size_t seen;     /* events that were kept before it */
 	size_t expected; /* fifo: bytes of the smallest capture; 0 = none yet */
 	bool running;    /* the vCPUs ran before begin */
 	struct devstate_buf
@@ -57,18 +59,21 @@ const char *devstate_name(const struct devstate *d);
 int devstate_base(struct devstate *d, struct error *err);
 /* Marks the head: the checkpoint is the last one of this primary. */
 void devstate_handover(struct devstate *d, bool handover);
-/* On success the vCPUs stand. */
+/* On success the vCPUs stand, as far as QEMU has told; what the devices had begun may not be over
+ * yet. */
 int devstate_begin(struct devstate *d, struct error *err);
+/* On success it is: QEMU has drained and flushed its disks, and the capture is under way.  On
+ * failure the vCPUs run again, as far as QEMU still answers. */
+int devstate_quiet(struct devstate *d, struct error *err);
 /* On success dev is filled and the vCPUs run again (if they ran before).  On failure they run again
  * too, as far as QEMU still answers.  -ESTALE: they ran before this was called: what was captured
  * meanwhile is void. */
 int devstate_finish(struct devstate *d, struct error *err);
-/* devstate_begin succeeded, the rest did not: lets the vCPUs run. */
-void devstate_cancel(struct devstate *d);
 
 /* Both ways, for devstate.c. */
 struct devstate_ops {
 	int (*begin)(struct devstate *d, struct error *err);
+	int (*quiet)(struct devstate *d, struct error *err);
 	int (*finish)(struct devstate *d, struct error *err);
 };
 extern const struct devstate_ops devstate_migrate, devstate_fifo;

@@ -24,8 +24,7 @@
 #include "util/fault.h"
 
 #define FIFO_SMALL 4096
-#define FIFO_HOLD 65536      /* where the state is known to be larger than that and FIFO_BUFFER */
-#define FIFO_BUFFER 40960    /* what QEMU may hold back: its own buffer of 32 KiB */
+#define FIFO_MARGIN 16384    /* that much smaller than before a state may be, and still hold QEMU */
 #define FIFO_LARGE (1 << 20) /* lets QEMU write all at once */
 
 int devstate_fifo_possible(struct rpc *q, struct error *err)
@@ -58,10 +57,21 @@ int devstate_fifo_possible(struct rpc *q, struct error *err)
 	return r;
 }
 
+/* The largest one that surely holds QEMU: it cannot go on before all but that much was taken, and
+ * prepares what it can meanwhile. */
+static int devstate_fifo_size(size_t expected)
+{
+	int size = FIFO_SMALL;
+
+	while (size < FIFO_LARGE && 2 * (size_t)size + FIFO_MARGIN <= expected)
+		size *= 2;
+	return size;
+}
+
 static int devstate_fifo_open(struct devstate *d, struct error *err)
 {
 	struct stat st;
-	int size = d->expected > FIFO_HOLD + FIFO_BUFFER ? FIFO_HOLD : FIFO_SMALL;
+	int size = devstate_fifo_size(d->expected);
 
 	if (lstat(d->path, &st) < 0 || !S_ISFIFO(st.st_mode)) {
 		unlink(d->path);
@@ -81,39 +91,65 @@ static void devstate_fifo_close(struct devstate *d)
 	d->fd = -1;
 }
 
+/* Until QEMU has begun to write; or, where that is asked for, has said that the vCPUs stand. */
+static int devstate_fifo_wait(
+	struct devstate *d, bool stopped, uint64_t deadline, struct error *err)
+{
+	for (;;) {
+		struct pollfd p[2] = {
+			{.fd = d->fd, .events = POLLIN}, {.fd = d->q->lines.fd, .events = POLLIN}};
+		int r = 0;
+
+		if (poll(p, 2, QMP_COMMAND_MS) <= 0)
+			return error_set(err, ERROR_TIMEOUT, -ETIMEDOUT,
+				"device state: QEMU did not stop in time");
+		if (p[0].revents & POLLIN)
+			return 0;
+		if (p[0].revents & POLLHUP) /* it failed at once: the answer tells */
+			return rpc_wait(d->q, "xen-save-devices-state", d->id, deadline, NULL,
+				       err) < 0
+				       ? -EIO
+				       : error_set(err, ERROR_GENERAL, -EPROTO,
+						 "device state: QEMU wrote nothing");
+		if (p[1].revents) {
+			/* events, or a refusal */
+			r = rpc_pump(d->q, err);
+			if (r == 0 && rpc_answered(d->q, d->id))
+				r = rpc_wait(
+					d->q, "xen-save-devices-state", d->id, deadline, NULL, err);
+		}
+		if (r < 0)
+			return r;
+		if (stopped && rpc_has_event(d->q, "STOP", d->seen))
+			return 0;
+	}
+}
+
 static int devstate_fifo_begin(struct devstate *d, struct error *err)
 {
 	uint64_t deadline = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
-	struct pollfd p[2];
 	int r = devstate_fifo_open(d, err);
 
 	d->running = true;
+	d->seen = json_array_size(d->q->events);
 	if (r == 0)
 		r = rpc_send(d->q, "xen-save-devices-state",
 			json_pack("{s:s,s:b}", "filename", d->path, "live", 0), -1, deadline,
 			&d->id, err);
-	while (r == 0) {
-		p[0] = (struct pollfd){.fd = d->fd, .events = POLLIN};
-		p[1] = (struct pollfd){.fd = d->q->lines.fd, .events = POLLIN};
-		if (poll(p, 2, QMP_COMMAND_MS) <= 0)
-			r = error_set(err, ERROR_TIMEOUT, -ETIMEDOUT,
-				"device state: QEMU did not stop in time");
-		else if (p[0].revents & POLLIN)
-			return 0;
-		else if (p[0].revents & POLLHUP) /* it failed at once: the answer tells */
-			r = rpc_wait(d->q, "xen-save-devices-state", d->id, deadline, NULL, err) < 0
-				    ? -EIO
-				    : error_set(err, ERROR_GENERAL, -EPROTO,
-					      "device state: QEMU wrote nothing");
-		else if (p[1].revents) {
-			/* events (STOP), or a refusal */
-			r = rpc_pump(d->q, err);
-			if (r == 0 && json_array_size(d->q->answers) > 0)
-				r = rpc_wait(
-					d->q, "xen-save-devices-state", d->id, deadline, NULL, err);
-		}
-	}
-	devstate_fifo_close(d);
+	if (r == 0)
+		r = devstate_fifo_wait(d, true, deadline, err);
+	if (r < 0)
+		devstate_fifo_close(d);
+	return r;
+}
+
+static int devstate_fifo_quiet(struct devstate *d, struct error *err)
+{
+	uint64_t deadline = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
+	int r = devstate_fifo_wait(d, false, deadline, err);
+
+	if (r < 0)
+		devstate_fifo_close(d);
 	return r;
 }
 
@@ -147,5 +183,6 @@ static int devstate_fifo_finish(struct devstate *d, struct error *err)
 
 const struct devstate_ops devstate_fifo = {
 	.begin = devstate_fifo_begin,
+	.quiet = devstate_fifo_quiet,
 	.finish = devstate_fifo_finish,
 };

@@ -41,22 +41,39 @@ static void devstate_migrate_close(struct devstate *d)
 
 static int devstate_migrate_begin(struct devstate *d, struct error *err)
 {
-	char status[32], uri[sizeof(d->path) + 8];
+	uint64_t deadline = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
+	char status[32];
 	int r = devstate_migrate_listen(d, err);
 
 	if (r < 0)
 		return r;
 	r = qmp_status(d->q, status, sizeof(status), err);
 	d->running = r == 0 && !strcmp(status, "running");
+	d->seen = json_array_size(d->q->events);
+	d->id = 0;
 	if (r == 0 && d->running)
-		r = qmp_run(d->q, "stop", NULL, NULL, err);
-	if (r == 0) {
-		strcpy(uri, "unix:");
-		strcat(uri, d->path);
+		r = rpc_send(d->q, "stop", NULL, -1, deadline, &d->id, err);
+	if (r == 0 && d->running)
+		r = rpc_wait_event_or_answer(d->q, "STOP", d->seen, d->id, deadline, err);
+	if (r < 0)
+		devstate_migrate_close(d);
+	return r;
+}
+
+static int devstate_migrate_quiet(struct devstate *d, struct error *err)
+{
+	uint64_t deadline = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
+	char uri[sizeof(d->path) + 8];
+	int r = 0;
+
+	if (d->running)
+		r = rpc_wait(d->q, "stop", d->id, deadline, NULL, err);
+	strcpy(uri, "unix:");
+	strcat(uri, d->path);
+	if (r == 0)
 		r = qmp_run(d->q, "migrate", json_pack("{s:s}", "uri", uri), NULL, err);
-		if (r < 0 && d->running)
-			(void)qmp_cont(d->q, NULL);
-	}
+	if (r < 0 && d->running)
+		(void)qmp_cont(d->q, NULL);
 	if (r < 0)
 		devstate_migrate_close(d);
 	return r;
@@ -114,5 +131,6 @@ static int devstate_migrate_finish(struct devstate *d, struct error *err)
 
 const struct devstate_ops devstate_migrate = {
 	.begin = devstate_migrate_begin,
+	.quiet = devstate_migrate_quiet,
 	.finish = devstate_migrate_finish,
 };

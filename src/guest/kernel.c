@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -99,6 +100,30 @@ int kernel_scan_written(int pagemap, uint64_t start, uint64_t end, struct kernel
 		return -errno;
 	*ret_next = arg.walk_end;
 	return n;
+}
+
+int kernel_faults(int stat, uint64_t *ret_faults, int *ret_processor)
+{
+	char buf[1024], *p, *save = NULL;
+	uint64_t faults = 0;
+	ssize_t n = pread(stat, buf, sizeof(buf) - 1, 0);
+
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	p = strrchr(buf, ')'); /* the name before may have any characters */
+	p = p ? strtok_r(p + 1, " ", &save) : NULL;
+	/* field 3 follows the name; 10 and 12: minor and major faults, 39: processor (proc(5)) */
+	for (int field = 3; p && field < 39; field++) {
+		if (field == 10 || field == 12)
+			faults += strtoull(p, NULL, 10);
+		p = strtok_r(NULL, " ", &save);
+	}
+	if (!p)
+		return -EPROTO;
+	*ret_faults = faults;
+	*ret_processor = atoi(p);
+	return 0;
 }
 
 int kernel_soft_dirty_clear(pid_t pid)

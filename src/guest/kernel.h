@@ -41,6 +41,10 @@ int kernel_uffd_protect(int uffd, uint64_t addr, uint64_t len);
  * again in the same step; *ret_next is where to go on (end: done). */
 int kernel_scan_written(int pagemap, uint64_t start, uint64_t end, struct kernel_region *ret,
 	size_t max, uint64_t *ret_next);
+/* From an open /proc/PID/stat: page faults of all threads of the process since its start, whoever
+ * caused them there (user mode or the kernel on a thread's behalf); and the processor that its
+ * first thread is, or was last, on.  10-20 us. */
+int kernel_faults(int stat, uint64_t *ret_faults, int *ret_processor);
 /* Soft-dirty: forgets all marks of the process. */
 int kernel_soft_dirty_clear(pid_t pid);
 #define KERNEL_PAGEMAP_SOFT_DIRTY (1ull << 55) /* in an entry of /proc/PID/pagemap */

@@ -250,6 +250,33 @@ bool rpc_answered(const struct rpc *c, json_int_t id)
 	return false;
 }
 
+bool rpc_has_event(const struct rpc *c, const char *name, size_t seen)
+{
+	for (size_t i = seen; i < json_array_size(c->events); i++) {
+		const json_t *e = json_array_get(c->events, i);
+		const char *n = json_string_value(json_object_get(e, "event"));
+
+		if (n && !strcmp(n, name))
+			return true;
+	}
+	return false;
+}
+
+int rpc_wait_event_or_answer(struct rpc *c, const char *name, size_t seen, json_int_t id,
+	uint64_t deadline, struct error *err)
+{
+	while (!rpc_has_event(c, name, seen) && !rpc_answered(c, id)) {
+		json_t *message;
+		int r = rpc_read(c, deadline, name, &message, err);
+
+		if (r == 0)
+			r = rpc_keep(c, message, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 json_t *rpc_event(struct rpc *c)
 {
 	json_t *e = json_array_get(c->events, 0);

@@ -53,6 +53,11 @@ int rpc_pump(struct rpc *c, struct error *err);
 bool rpc_answered(const struct rpc *c, json_int_t id);
 /* The oldest event, now the caller's; NULL = none. */
 json_t *rpc_event(struct rpc *c);
+/* Whether an event of this name is kept, beyond the first `seen`. */
+bool rpc_has_event(const struct rpc *c, const char *name, size_t seen);
+/* Waits until there is such an event, or the answer; neither is taken. */
+int rpc_wait_event_or_answer(struct rpc *c, const char *name, size_t seen, json_int_t id,
+	uint64_t deadline, struct error *err);
 /* Waits for an event of this name; others stay kept. */
 int rpc_wait_event(
 	struct rpc *c, const char *name, uint64_t deadline, json_t **ret_event, struct error *err);

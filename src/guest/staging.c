@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -14,6 +15,13 @@
 #define STAGING_EXTRA (512ull << 20) /* device state and tables */
 #define STAGING_KEEP (32ull << 20)   /* touched ahead, and kept when a checkpoint needed more */
 #define STAGING_ENTRY 24
+#define STAGING_PART (256ull << 10) /* of a copy that is shared: some 50 us */
+#define STAGING_SHARED 4            /* parts from which sharing pays */
+
+struct staging_part {
+	size_t run;    /* its first one */
+	uint64_t from; /* in that run */
+};
 
 int staging_init(struct staging *s, uint64_t ram_size, struct error *err)
 {
@@ -31,6 +39,11 @@ int staging_init(struct staging *s, uint64_t ram_size, struct error *err)
 		return -ENOMEM;
 	}
 	*s = (struct staging){.fd = fd, .map = m, .size = size};
+	s->parts = malloc((ram_size / STAGING_PART + 1) * sizeof(*s->parts));
+	if (!s->parts) {
+		staging_deinit(s);
+		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
+	}
 	s->high = min_u64(STAGING_KEEP, ram_size);
 	memset(s->map, 0, s->high);
 	return 0;
@@ -42,6 +55,7 @@ void staging_deinit(struct staging *s)
 		munmap(s->map, s->size);
 	if (s->map && s->fd >= 0)
 		close(s->fd);
+	free(s->parts);
 	*s = (struct staging){.fd = -1};
 }
 
@@ -64,15 +78,60 @@ static void staging_took(struct staging *s, uint64_t len)
 	s->high = max_u64(s->high, s->used);
 }
 
-uint64_t staging_copy(struct staging *s, const unsigned char *image, const struct runs *runs)
+/* A copy that is shared. */
+struct staging_work {
+	const struct staging *s;
+	const unsigned char *image;
+	const struct runs *runs;
+};
+
+static void staging_copy_part(void *arg, unsigned who, uint64_t i)
 {
-	uint64_t at = s->used;
+	const struct staging_work *w = arg;
+	const struct staging_part *p = &w->s->parts[i];
+	unsigned char *to = w->s->map + w->s->used + i * STAGING_PART;
+	uint64_t left = min_u64(STAGING_PART, w->runs->bytes - i * STAGING_PART), from = p->from;
+
+	(void)who;
+	for (size_t run = p->run; left > 0; run++) {
+		const struct run *r = &w->runs->v[run];
+		uint64_t n = min_u64(r->length - from, left);
+
+		memcpy(to, w->image + r->offset + from, n);
+		to += n;
+		left -= n;
+		from = 0;
+	}
+}
+
+/* Notes where the parts begin; their number. */
+static uint64_t staging_cut(struct staging *s, const struct runs *runs)
+{
+	uint64_t parts = 0, before = 0; /* bytes of the runs before */
 
 	for (size_t i = 0; i < runs->n; i++) {
-		memcpy(s->map + s->used, image + runs->v[i].offset, runs->v[i].length);
-		s->used += runs->v[i].length;
+		for (; parts * STAGING_PART < before + runs->v[i].length; parts++)
+			s->parts[parts] = (struct staging_part){i, parts * STAGING_PART - before};
+		before += runs->v[i].length;
 	}
-	staging_took(s, 0);
+	return parts;
+}
+
+uint64_t staging_copy(
+	struct staging *s, const unsigned char *image, const struct runs *runs, struct crew *crew)
+{
+	uint64_t at = s->used;
+	struct staging_work w = {s, image, runs};
+	uint64_t parts = staging_cut(s, runs);
+
+	if (crew && parts >= STAGING_SHARED) {
+		crew_start(crew, staging_copy_part, &w, parts);
+		crew_finish(crew);
+	} else {
+		for (uint64_t i = 0; i < parts; i++)
+			staging_copy_part(&w, 0, i);
+	}
+	staging_took(s, runs->bytes);
 	return at;
 }
 

@@ -13,17 +13,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "guest/crew.h"
 #include "guest/runs.h"
 #include "util/error.h"
 
 struct staging {
 	int fd;
 	unsigned char *map;
-	uint64_t size, used;     /* bytes; used grows from 0 with each checkpoint */
-	uint64_t high;           /* most that was ever touched */
-	bool busy;               /* the replicator may still read it */
-	json_int_t submit, seal; /* requests under way, 0 = none */
-	uint64_t epoch;          /* of the seal */
+	uint64_t size, used;        /* bytes; used grows from 0 with each checkpoint */
+	uint64_t high;              /* most that was ever touched */
+	struct staging_part *parts; /* of one copy: where each part begins */
+	bool busy;                  /* the replicator may still read it */
+	json_int_t submit, seal;    /* requests under way, 0 = none */
+	uint64_t epoch;             /* of the seal */
 };
 
 /* For guests of that much RAM. */
@@ -32,8 +34,9 @@ void staging_deinit(struct staging *s);
 /* Begins anew; gives memory back that a large checkpoint left. */
 void staging_reset(struct staging *s);
 /* Appends the runs' bytes of image; where they begin.  -ENOSPC cannot be: each page is copied twice
- * at most. */
-uint64_t staging_copy(struct staging *s, const unsigned char *image, const struct runs *runs);
+ * at most.  What is large is shared with the crew (NULL: by the caller alone). */
+uint64_t staging_copy(
+	struct staging *s, const unsigned char *image, const struct runs *runs, struct crew *crew);
 uint64_t staging_bytes(struct staging *s, const void *bytes, uint64_t len);
 /* Appends the table: runs `first`, whose data begin at first_data, without what `newer`
  * (newer_data) has too, and newer.  The number of entries; *ret_table where they stand. */

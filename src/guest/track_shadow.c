@@ -35,26 +35,35 @@ static void track_shadow_close(struct track *t)
 	close(t->image_fd);
 }
 
-static int track_shadow_collect(struct track *t, struct runs *ret, struct error *err)
+/* part NULL: the copy only. */
+static int track_shadow_chunk(struct track *t, struct track_part *part, const struct track_chunk *c)
 {
 	unsigned char *copy = t->own;
 
-	for (uint64_t at = 0; at < t->at.size; at += KERNEL_PAGE) {
+	for (uint64_t at = c->offset; at < c->offset + c->length; at += KERNEL_PAGE) {
 		int r;
 
 		if (!memcmp(copy + at, t->at.ram + at, KERNEL_PAGE))
 			continue;
 		memcpy(copy + at, t->at.ram + at, KERNEL_PAGE);
-		r = ret ? runs_add(ret, at, KERNEL_PAGE) : 0;
+		r = part ? track_found(part, at, KERNEL_PAGE) : 0;
 		if (r < 0)
-			return error_code(err, r, "dirty tracking");
+			return r;
 	}
 	return 0;
 }
 
+static int track_shadow_scan(struct track *t, unsigned who, const struct track_chunk *c)
+{
+	return track_shadow_chunk(t, &t->parts[who], c);
+}
+
 static int track_shadow_arm(struct track *t, struct error *err)
 {
-	return track_shadow_collect(t, NULL, err);
+	(void)err;
+	for (uint64_t i = 0; i < t->nchunks; i++)
+		(void)track_shadow_chunk(t, NULL, &t->chunks[i]);
+	return 0;
 }
 
 const struct track_ops track_shadow = {
@@ -62,6 +71,6 @@ const struct track_ops track_shadow = {
 	.live = true,
 	.open = track_shadow_open,
 	.arm = track_shadow_arm,
-	.collect = track_shadow_collect,
+	.scan = track_shadow_scan,
 	.close = track_shadow_close,
 };

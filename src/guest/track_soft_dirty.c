@@ -14,7 +14,7 @@
 
 struct track_soft_dirty_own {
 	int pagemap;
-	uint64_t entries[SOFT_DIRTY_ENTRIES];
+	uint64_t entries[CREW_MOST][SOFT_DIRTY_ENTRIES];
 };
 
 static int track_soft_dirty_open(struct track *t, struct error *err)
@@ -49,14 +49,14 @@ static int track_soft_dirty_arm(struct track *t, struct error *err)
 	return r < 0 ? error_code(err, r, "dirty tracking: cannot clear soft-dirty bits") : 0;
 }
 
-static int track_soft_dirty_piece(struct track *t, const struct track_piece *p, struct runs *ret)
+static int track_soft_dirty_scan(struct track *t, unsigned who, const struct track_chunk *c)
 {
 	struct track_soft_dirty_own *o = t->own;
-	uint64_t page = p->addr / KERNEL_PAGE, pages = p->length / KERNEL_PAGE;
+	uint64_t page = c->addr / KERNEL_PAGE, pages = c->length / KERNEL_PAGE;
 
 	for (uint64_t done = 0; done < pages;) {
 		size_t n = (size_t)min_u64(SOFT_DIRTY_ENTRIES, pages - done);
-		ssize_t got = pread(o->pagemap, o->entries, n * sizeof(uint64_t),
+		ssize_t got = pread(o->pagemap, o->entries[who], n * sizeof(uint64_t),
 			(off_t)((page + done) * sizeof(uint64_t)));
 
 		if (got <= 0)
@@ -65,9 +65,10 @@ static int track_soft_dirty_piece(struct track *t, const struct track_piece *p, 
 		for (size_t i = 0; i < n; i++) {
 			int r;
 
-			if (!(o->entries[i] & KERNEL_PAGEMAP_SOFT_DIRTY))
+			if (!(o->entries[who][i] & KERNEL_PAGEMAP_SOFT_DIRTY))
 				continue;
-			r = runs_add(ret, p->offset + (done + i) * KERNEL_PAGE, KERNEL_PAGE);
+			r = track_found(
+				&t->parts[who], c->offset + (done + i) * KERNEL_PAGE, KERNEL_PAGE);
 			if (r < 0)
 				return r;
 		}
@@ -76,15 +77,9 @@ static int track_soft_dirty_piece(struct track *t, const struct track_piece *p, 
 	return 0;
 }
 
-static int track_soft_dirty_collect(struct track *t, struct runs *ret, struct error *err)
+static int track_soft_dirty_scanned(struct track *t)
 {
-	int r = 0;
-
-	for (unsigned i = 0; r == 0 && i < t->at.npieces; i++)
-		r = track_soft_dirty_piece(t, &t->at.pieces[i], ret);
-	if (r < 0)
-		return error_code(err, r, "dirty tracking: cannot read QEMU's pagemap");
-	return track_soft_dirty_arm(t, err);
+	return kernel_soft_dirty_clear(t->at.pid);
 }
 
 const struct track_ops track_soft_dirty = {
@@ -92,6 +87,7 @@ const struct track_ops track_soft_dirty = {
 	.live = false,
 	.open = track_soft_dirty_open,
 	.arm = track_soft_dirty_arm,
-	.collect = track_soft_dirty_collect,
+	.scan = track_soft_dirty_scan,
+	.scanned = track_soft_dirty_scanned,
 	.close = track_soft_dirty_close,
 };

@@ -233,6 +233,7 @@ int main(int argc, char **argv)
 	struct track_target at;
 	struct devstate ds;
 	struct error err = {0};
+	struct crew *crew = crew_new(CREW_THREADS);
 	struct track *track;
 	struct runs runs = {0};
 	unsigned char *blob;
@@ -263,7 +264,7 @@ int main(int argc, char **argv)
 	wait_lines("a", 0, 3, &seq, &up, &pid);
 
 	at = (struct track_target){.pid = vms[0].pid, .ram_fd = ram_fd, .ram = ram, .size = MEMORY};
-	r = track_new((enum track_way)by_name(tracks, argv[5]), &at, &track, &err);
+	r = track_new((enum track_way)by_name(tracks, argv[5]), &at, crew, &track, &err);
 	if (r < 0)
 		die(r == -EOPNOTSUPP ? 77 : 1, "%s", err.text);
 	if (devstate_init(&ds, (enum devstate_way)by_name(ways, argv[4]), &vms[0].q, path("a", ""),
@@ -287,13 +288,17 @@ int main(int argc, char **argv)
 		began = clock_ns();
 		if (devstate_begin(&ds, &err) < 0)
 			die(1, "checkpoint %d: %s", i, err.text);
+		if (i % 4) /* as the agent does; now and then as it would on one processor */
+			track_early(track);
+		if (devstate_quiet(&ds, &err) < 0)
+			die(1, "checkpoint %d: %s", i, err.text);
 		runs_clear(&runs);
-		if (track_collect(track, &runs, &err) < 0)
+		if (track_final(track, &runs, &err) < 0)
 			die(1, "checkpoint %d: %s", i, err.text);
 		copy_runs(image, track, &runs);
 		dirty += runs.bytes;
 		n = clock_ns();
-		if (last || i % 8 == 3) {
+		if (last || i % 7 == 3) {
 			nap(20); /* QEMU has written what it can write */
 			if (memcmp(image, ram, MEMORY) != 0) {
 				for (uint64_t o = 0; o < MEMORY; o += KERNEL_PAGE)
@@ -313,10 +318,10 @@ int main(int argc, char **argv)
 	}
 	qsort(pauses, (size_t)count, sizeof(*pauses), compare_u64);
 	printf("pause ms: p50 %.2f p90 %.2f max %.2f; state %zu + %zu bytes; %" PRIu64
-	       " pages dirty at a checkpoint\n",
+	       " pages dirty at a checkpoint; %" PRIu64 " early scans made again\n",
 		(double)pauses[count / 2] / 1e6, (double)pauses[count * 9 / 10] / 1e6,
 		(double)pauses[count - 1] / 1e6, ds.head.len, ds.dev.len,
-		dirty / KERNEL_PAGE / (uint64_t)count);
+		dirty / KERNEL_PAGE / (uint64_t)count, track->again);
 
 	blob = malloc(ds.head.len + ds.dev.len);
 	memcpy(blob, ds.head.p, ds.head.len);

@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "guest/splice.h"
+#include "guest/crew.h"
 #include "guest/staging.h"
 #include "guest/state.h"
 #include "guest/vm.h"
@@ -175,8 +177,8 @@ static void a_table_names_each_page_once(void **state)
 			}
 		}
 		staging_reset(&s);
-		a_data = staging_copy(&s, older, &a);
-		b_data = staging_copy(&s, newer, &b);
+		a_data = staging_copy(&s, older, &a, NULL);
+		b_data = staging_copy(&s, newer, &b, NULL);
 		n = staging_table(&s, &a, a_data, &b, b_data, &table);
 		for (uint64_t e = 0; e < n; e++) {
 			const unsigned char *p = s.map + table + 24 * e;
@@ -194,9 +196,97 @@ static void a_table_names_each_page_once(void **state)
 	staging_deinit(&s);
 }
 
+struct crew_count {
+	_Atomic unsigned done[1000];
+	_Atomic unsigned by[CREW_MOST];
+};
+
+static void crew_count_part(void *arg, unsigned who, uint64_t part)
+{
+	struct crew_count *n = arg;
+
+	n->done[part]++;
+	n->by[who]++;
+}
+
+/* Again and again, with and without a pause between start and finish: each part once, by a member.
+ */
+static void crew_does_each_part_once(void **state)
+{
+	static struct crew_count n;
+	struct crew *c = crew_new(CREW_THREADS);
+	unsigned total = 0;
+
+	assert_non_null(c);
+	assert_in_range(crew_size(c), 1, CREW_MOST);
+	for (unsigned round = 0; round < 900; round++) {
+		uint64_t parts = round % 1000;
+
+		memset(&n, 0, sizeof(n));
+		crew_avoid(c, (int)(round / 100) % 3 - 1);
+		crew_start(c, crew_count_part, &n, parts);
+		if (round % 4 == 0)
+			usleep(50);
+		crew_finish(c);
+		for (uint64_t i = 0; i < 1000; i++)
+			assert_int_equal(n.done[i], i < parts);
+		total = 0;
+		for (unsigned i = 0; i < CREW_MOST; i++) {
+			assert_true(n.by[i] == 0 || i < crew_size(c));
+			total += n.by[i];
+		}
+		assert_int_equal(total, parts);
+	}
+	assert_null(crew_free(c));
+	assert_null(crew_free(NULL));
+}
+
+/* A copy large enough to be shared, of runs of all lengths: as one of the caller alone. */
+static void staging_copies_with_a_crew(void **state)
+{
+	enum { PAGES = 8192 };
+	unsigned char *image = malloc((size_t)PAGES * 4096);
+	struct crew *c = crew_new(CREW_THREADS);
+	struct error err = {0};
+	struct staging s;
+
+	assert_non_null(image);
+	assert_int_equal(staging_init(&s, (uint64_t)PAGES * 4096, &err), 0);
+	for (unsigned i = 0; i < PAGES; i++)
+		memset(image + (size_t)i * 4096, (int)(i % 251 + 1), 4096);
+	for (unsigned seed = 1; seed <= 12; seed++) {
+		struct runs runs = {0};
+		unsigned long at = 0;
+
+		srand(seed);
+		for (unsigned i = (unsigned)rand() % 8; i < PAGES; i += 1 + (unsigned)rand() % 8) {
+			unsigned n = (unsigned)rand() % (seed % 3 ? 16 : 900) + 1;
+
+			n = i + n > PAGES ? PAGES - i : n;
+			assert_int_equal(runs_add(&runs, i * 4096, n * 4096), 0);
+			i += n;
+		}
+		staging_reset(&s);
+		(void)staging_bytes(&s, "x", 1);
+		at = staging_copy(&s, image, &runs, c);
+		assert_int_equal(at, 1);
+		assert_int_equal(s.used, 1 + runs.bytes);
+		for (size_t i = 0; i < runs.n; i++) {
+			assert_memory_equal(s.map + at, image + runs.v[i].offset, runs.v[i].length);
+			at += runs.v[i].length;
+		}
+		runs_deinit(&runs);
+	}
+	staging_deinit(&s);
+	(void)crew_free(c);
+	free(image);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(crew_does_each_part_once),
+		cmocka_unit_test(staging_copies_with_a_crew),
 		cmocka_unit_test(words_as_a_shell_splits_them),
 		cmocka_unit_test(what_is_added_to_the_command_line),
 		cmocka_unit_test(command_lines_that_are_refused),

@@ -24,6 +24,7 @@
 #define ROUNDS 60
 
 static int ram_fd;
+static struct crew *crew;
 static unsigned char *ram, *copy;
 
 /* Writes for ever: single bytes at random, now and then a word in a hot page that changes back at
@@ -60,6 +61,41 @@ static void stop(pid_t pid)
 	assert_true(WIFSTOPPED(status));
 }
 
+/* The writer has written since this was called. */
+static void let_write(void)
+{
+	assert_int_equal(pwrite(ram_fd, "", 1, 8 * KERNEL_PAGE), 1);
+	while (*(volatile unsigned char *)(ram + 8 * KERNEL_PAGE) == 0)
+		;
+}
+
+/* Stops the writer, and finds what it wrote.  The scan begins before it stands (then it is made
+ * again), when it stands (then it is not), or is made afterwards. */
+static void track_stopped(struct track *t, pid_t pid, int round, struct runs *runs)
+{
+	bool early = t->ops->stamp && crew_size(crew) > 1;
+	uint64_t again = t->again;
+	struct error err = {0};
+
+	if (round % 30 == 9) {
+		uint64_t count = 0;
+		int processor;
+
+		track_early(t);
+		assert_int_equal(t->early, early);
+		do /* to a page that was protected */
+			let_write();
+		while (early && t->ops->stamp(t, &count, &processor) == 0 && count == t->count);
+		again += early;
+	}
+	stop(pid);
+	if (round % 30 == 19)
+		track_early(t);
+	if (track_final(t, runs, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(t->again, again);
+}
+
 static void track_all_rounds(enum track_way way)
 {
 	struct track_target at = {.ram_fd = ram_fd, .ram = ram, .size = SIZE};
@@ -80,7 +116,7 @@ static void track_all_rounds(enum track_way way)
 	while (*(volatile unsigned char *)(ram + 8 * KERNEL_PAGE) == 0) /* it has begun */
 		;
 	at.pid = pid;
-	if (track_new(way, &at, &t, &err) < 0)
+	if (track_new(way, &at, crew, &t, &err) < 0)
 		fail_msg("%s", err.text);
 	assert_int_equal(track_arm(t, &err), 0);
 	memcpy(copy, t->image, SIZE);
@@ -88,10 +124,11 @@ static void track_all_rounds(enum track_way way)
 		bool exact = round % 10 == 9 || !t->ops->live;
 
 		usleep(30000);
-		if (exact)
-			stop(pid);
 		runs_clear(&runs);
-		assert_int_equal(track_collect(t, &runs, &err), 0);
+		if (exact)
+			track_stopped(t, pid, round, &runs);
+		else
+			assert_int_equal(track_collect(t, &runs, &err), 0);
 		for (size_t i = 1; i < runs.n; i++)
 			assert_true(runs.v[i].offset > runs.v[i - 1].offset + runs.v[i - 1].length);
 		many |= runs.n > 600; /* more than the kernel's buffer */
@@ -188,7 +225,8 @@ int main(void)
 		return 1;
 	ram = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, ram_fd, 0);
 	copy = malloc(SIZE);
-	if (ram == MAP_FAILED || !copy)
+	crew = crew_new(CREW_THREADS);
+	if (ram == MAP_FAILED || !copy || !crew)
 		return 1;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
