@@ -79,6 +79,10 @@ static void make_disks(const char *side)
 		if (fd < 0 || ftruncate(fd, DISK) < 0)
 			die(1, "%s: %s", p, strerror(errno));
 		close(fd);
+		/* the name under which a QEMU that is to go on asks for it */
+		if (symlink(i ? "vdb" : "vda",
+			    path(side, i ? "/disks/vdb@resume" : "/disks/vda@resume")) < 0)
+			die(1, "%s: %s", p, strerror(errno));
 	}
 }
 
