@@ -26,7 +26,7 @@ for ram, size in (("192M", 192 << 20), ("256M", 256 << 20)):
     assert f["tandem"]["loads"]["memory 20 MB/s"]["pages"] > f["tandem"]["loads"]["idle"]["pages"]
     # all of the RAM is looked at by the naive way, and what the guest has used crosses
     assert 16 << 20 < f["floor"]["naive"]["bytes"] < 2 * size
-    assert f["tandem"]["promotion_ms"] > 0
+    assert f["tandem"]["promotion_ms"] > 0 and f["tandem"]["switchover_ms"] > 0
 assert len(out["bars"]) == 1 and text.count("met   ") + text.count("MISSED") == 1
 svg = xml.etree.ElementTree.parse(f"{sys.argv[1]}/out.svg").getroot()
 assert sum(e.tag.endswith("circle") for e in svg) == 2 * 4, "two dots for each load"
