@@ -5,23 +5,19 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
+#include "cli/follow.h"
 #include "cli/reply.h"
-#include "util/clock.h"
 #include "util/units.h"
-
-#define GROW_LOOK (200 * NS_PER_MS)
 
 static void grow_progress(const json_t *reply)
 {
 	uint64_t done = 0, total = 0;
 	char d[32], t[32];
 
-	if (!isatty(STDERR_FILENO) || !reply_u64(reply, "done", &done) ||
-		!reply_u64(reply, "total", &total))
+	if (!reply_u64(reply, "done", &done) || !reply_u64(reply, "total", &total))
 		return;
 	fprintf(stderr, "\r%s of %s of new parts are on the secondary\033[K",
 		units_format_size(done, d, sizeof(d)), units_format_size(total, t, sizeof(t)));
@@ -47,35 +43,6 @@ static int grow_print(const json_t *reply, struct error *err)
 	return 0;
 }
 
-static int grow_wait(struct client *client, struct error *err)
-{
-	json_t *reply = NULL, *event = NULL;
-	const char *state;
-	int r;
-
-	for (;;) {
-		r = client_execute(client, "query-grow", NULL, CLIENT_QUERY_MS, &reply, err);
-		if (r < 0)
-			return r;
-		state = reply_text(reply, "state");
-		if (!state || strcmp(state, "running") != 0)
-			break;
-		grow_progress(reply);
-		json_decref(reply);
-		r = client_wait_event(client, clock_ns() + GROW_LOOK, &event, err);
-		json_decref(event);
-		event = NULL;
-		if (r < 0)
-			return r;
-	}
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[K");
-	r = state ? grow_print(reply, err)
-		  : error_set(err, ERROR_GENERAL, -EPROTO, "the answer has no state");
-	json_decref(reply);
-	return r;
-}
-
 int cmd_grow(struct cli *cli, struct error *err)
 {
 	json_t *arguments = json_pack("{s:b}", "alone", cli->args.alone), *reply;
@@ -91,7 +58,11 @@ int cmd_grow(struct cli *cli, struct error *err)
 	r = client_execute(client, "grow", arguments, CLIENT_ANSWER_MS, &reply, err);
 	if (r == 0) {
 		json_decref(reply);
-		r = grow_wait(client, err);
+		r = follow(client, "query-grow", grow_progress, &reply, err);
+	}
+	if (r == 0) {
+		r = grow_print(reply, err);
+		json_decref(reply);
 	}
 	(void)client_free(client);
 	return r;

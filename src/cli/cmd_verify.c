@@ -10,12 +10,11 @@
 
 #include "cli/cli.h"
 #include "cli/client.h"
+#include "cli/follow.h"
 #include "cli/reply.h"
 #include "cli/text.h"
 #include "util/clock.h"
 #include "util/units.h"
-
-#define VERIFY_LOOK (200 * NS_PER_MS)
 
 static void verify_print_range(const json_t *range)
 {
@@ -63,8 +62,8 @@ static void verify_progress(const json_t *reply)
 	uint64_t done = 0, total = 0, rate = 0, eta;
 	char d[32], t[32], s[32];
 
-	if (!isatty(STDERR_FILENO) || !reply_u64(reply, "done", &done) ||
-		!reply_u64(reply, "total", &total) || !reply_u64(reply, "rate", &rate))
+	if (!reply_u64(reply, "done", &done) || !reply_u64(reply, "total", &total) ||
+		!reply_u64(reply, "rate", &rate))
 		return;
 	fprintf(stderr, "\r%s of %s compared, %s/s", units_format_size(done, d, sizeof(d)),
 		units_format_size(total, t, sizeof(t)), units_format_size(rate, s, sizeof(s)));
@@ -125,37 +124,20 @@ static int verify_disks_print(struct cli *cli, const json_t *reply, struct error
 static int verify_disks_wait(
 	struct cli *cli, struct client *client, uint64_t epoch, struct error *err)
 {
-	json_t *reply = NULL, *event = NULL;
-	const char *state;
+	json_t *reply;
 	uint64_t at = 0;
-	int r;
+	int r = follow(client, "query-verify", verify_progress, &reply, err);
 
-	for (;;) {
-		r = client_execute(client, "query-verify", NULL, CLIENT_QUERY_MS, &reply, err);
-		if (r < 0)
-			return r;
-		state = reply_text(reply, "state");
-		if (!state || strcmp(state, "running") != 0)
-			break;
-		verify_progress(reply);
-		json_decref(reply);
-		r = client_wait_event(client, clock_ns() + VERIFY_LOOK, &event, err);
-		json_decref(event);
-		event = NULL;
-		if (r < 0)
-			return r;
-	}
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[K");
-	if (state && epoch && (!reply_u64(reply, "epoch", &at) || at != epoch)) {
+	if (r < 0)
+		return r;
+	if (epoch && (!reply_u64(reply, "epoch", &at) || at != epoch)) {
 		json_decref(reply);
 		return error_set(err, ERROR_STATE, -ECANCELED,
 			"another verify has begun: the disks of checkpoint %" PRIu64
 			" are not known to be equal",
 			epoch);
 	}
-	r = state ? verify_disks_print(cli, reply, err)
-		  : error_set(err, ERROR_GENERAL, -EPROTO, "the answer has no state");
+	r = verify_disks_print(cli, reply, err);
 	json_decref(reply);
 	return r;
 }

@@ -10,6 +10,11 @@
 		.name = option, .type = OPTION_FLAG, .offset = offsetof(struct cli_args, field),   \
 		.help = text                                                                       \
 	}
+#define TIMEOUT(text)                                                                              \
+	{                                                                                          \
+		.name = "timeout", .type = OPTION_SECONDS, .value = "S", .min = 1, .max = DAY_MS,  \
+		.offset = offsetof(struct cli_args, timeout_ms), .help = text                      \
+	}
 #define END                                                                                        \
 	{                                                                                          \
 		.name = NULL                                                                       \
@@ -68,28 +73,12 @@ static const struct option_spec options_cut[] = {
 		.offset = offsetof(struct cli_args, wait),
 		.help = "until the secondary has the epoch (no value: committed)",
 	},
-	{
-		.name = "timeout",
-		.type = OPTION_SECONDS,
-		.value = "S",
-		.min = 1,
-		.max = DAY_MS,
-		.offset = offsetof(struct cli_args, timeout_ms),
-		.help = "with --wait: give up after S seconds (default: 30)",
-	},
+	TIMEOUT("with --wait: give up after S seconds (default: 30)"),
 	END,
 };
 
 static const struct option_spec options_switchover[] = {
-	{
-		.name = "timeout",
-		.type = OPTION_SECONDS,
-		.value = "S",
-		.min = 1,
-		.max = DAY_MS,
-		.offset = offsetof(struct cli_args, timeout_ms),
-		.help = "disks only: go on here if it takes longer than S seconds (default: 30)",
-	},
+	TIMEOUT("disks only: go on here if it takes longer than S seconds (default: 30)"),
 	END,
 };
 
