@@ -163,8 +163,12 @@ static int rpc_refused(struct rpc *c, const char *command, const json_t *message
 	for (size_t i = 0; kind && i < sizeof(kinds) / sizeof(kinds[0]); i++)
 		if (!strcmp(kinds[i].name, kind))
 			found = kinds[i].kind;
-	return error_set(err, found, -EREMOTEIO, "%s: %s: %s", c->who, command,
-		desc ? desc : "refused without a reason");
+	if (!desc)
+		desc = "refused without a reason";
+	/* The replicator names the command itself where that tells something; QEMU does not. */
+	if (!strncmp(desc, command, strlen(command)) && desc[strlen(command)] == ':')
+		return error_set(err, found, -EREMOTEIO, "%s: %s", c->who, desc);
+	return error_set(err, found, -EREMOTEIO, "%s: %s: %s", c->who, command, desc);
 }
 
 /* Consumes the message. */
