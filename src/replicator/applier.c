@@ -213,8 +213,8 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	if (durable)
 		replica_direct_durable(r->core, b);
 	pthread_mutex_unlock(&n->lock);
-	if (durable)
-		wake_up(&r->wake);
+	if (durable || !header)
+		wake_up(&r->wake); /* a peer to be told, or a receiver that waits for staging */
 	if (!header)
 		return 0;
 	e = journal_io_write_header(r, &h);
