@@ -324,11 +324,13 @@ static void identity_explain(const struct identity_facts *f, struct identity_dec
 	case IDENTITY_REFUSE_SECONDARY_NEWER:
 		snprintf(to, len,
 			"the secondary's data is newer (generation %llu) than the primary's "
-			"(%llu): "
+			"(%s%llu): "
 			"start this primary with tandem secondary and promote the other node; if "
 			"the newer data may go, run tandem resolve CONF --keep with the primary's "
 			"name on the secondary",
-			NUMBER(s->current), NUMBER(p->current));
+			NUMBER(s->current),
+			NUMBER(s->current) == NUMBER(p->current) ? "another one with number " : "",
+			NUMBER(p->current));
 		return;
 	case IDENTITY_REFUSE_SPLIT_BRAIN:
 		snprintf(to, len,
