@@ -293,10 +293,8 @@ class Chain:
         if not load.cuts:
             self.pause(0.1)
         load.stop()
-        with way.lock:
-            way.limit = [None, None]
-        self.pair.protect(self.primary)
-        committed = self.primary.execute("cut", wait="committed")["epoch"]
+        way.cut_no_more()
+        committed = self.cut_committed()
         status = self.secondary.status()
         if status["epoch"]["committed"] < committed:
             raise Failure("the cut of epoch %d was acknowledged, the secondary is at %d" %
@@ -316,6 +314,17 @@ class Chain:
         self.cuts += len(load.cuts)
         self.restart_primary(mine)
 
+    def cut_committed(self):
+        """The epoch of a cut on a link that nobody cuts any more; the node may not have noticed the last time yet."""
+        self.pair.protect(self.primary)
+        try:
+            return self.primary.execute("cut", wait="committed")["epoch"]
+        except Refused as refused:
+            if "the link was lost" not in str(refused):
+                raise
+        self.pair.protect(self.primary)
+        return self.primary.execute("cut", wait="committed")["epoch"]
+
     # --- between the points ---
 
     def restart_primary(self, images):
@@ -329,6 +338,8 @@ class Chain:
         """The promoted secondary goes on, the former primary becomes its secondary; solo: it may have written what the
         other does not know."""
         self.primary.kill()
+        # Else an attempt to connect could become the session, with its recordings removed.
+        self.secondary.execute("disconnect")
         self.decode()
         self.primary, self.secondary = self.secondary, self.primary
         if solo:

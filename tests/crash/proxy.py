@@ -29,6 +29,7 @@ class Proxy:
         self.limit = [None, None]  # bytes after which it is cut
         self.stalled = [False, False]  # nothing goes that way, nothing is lost
         self.reset = False
+        self.due = 0  # cuts that are decided and not done
         self.cuts = 0
         self.ends = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -45,6 +46,12 @@ class Proxy:
     def wait_cut(self, before, seconds):
         with self.lock:
             return self.lock.wait_for(lambda: self.cuts > before, seconds)
+
+    def cut_no_more(self):
+        """When this returns the link stands, or has been cut for the last time."""
+        with self.lock:
+            self.limit = [None, None]
+            self.lock.wait_for(lambda: not self.due)
 
     def stall(self, direction, on=True):
         with self.lock:
@@ -126,6 +133,7 @@ class Proxy:
                 over = limit is not None and self.passed[direction] + len(data) >= limit
                 if over:
                     data = data[:limit - self.passed[direction]]
+                    self.due += 1
                 self.passed[direction] += len(data)
             try:
                 if data:
@@ -134,7 +142,9 @@ class Proxy:
                 data = b""
             if over or not data:
                 with self.lock:
+                    self.due -= over
                     if generation == self.generation and self.ends:
                         self.shut |= over and self.stay_shut
                         self._cut()
+                    self.lock.notify_all()
                 return
