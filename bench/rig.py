@@ -258,7 +258,7 @@ class Rig:
     def settle(self):
         """Everything written by now is in the secondary's image."""
         self.controls["alpha"].ask("cut", wait="committed", **{"timeout-ms": 120000})
-        until(120, "the secondary to apply its journal", lambda: self.state("beta")["journal"]["used"] == 0)
+        until(120, "the secondary to apply its journal", lambda: self.state("beta")["journal"]["unapplied"] == 0)
 
     def close(self):
         for control in self.controls.values():

@@ -58,7 +58,7 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 	GROUP("sync-rate", RATE, sync_rate, .min = 64 * KIB, .max = TIB, .initial = "0"),
 	GROUP("heartbeat-ms", MS, heartbeat_ms, .min = 10, .max = 60000, .initial = "250"),
 	GROUP("peer-timeout-ms", MS, peer_timeout_ms, .min = 20, .max = 600000, .initial = "3000"),
-	GROUP("threads", COUNT, threads, .min = 1, .max = 256, .initial = "16"),
+	GROUP("threads", COUNT, threads, .min = 1, .max = 256, .initial = "8"),
 	GROUP("compression", CHOICE, compression, .choices = "lz4 zstd none", .initial = "lz4"),
 	NODE("link", LINK, link_host, .mandatory = true),
 	NODE("state-dir", PATH, state_dir, .mandatory = true),

@@ -64,6 +64,7 @@ struct transport {
 	/* Plaintext bytes of a record that GnuTLS has taken and not yet got rid of. */
 	size_t record_pending;
 	unsigned char record[TRANSPORT_RECORD_SIZE];
+	char paced[16]; /* congestion control for a peer that is far; "" = as it is */
 };
 
 int transport_fail(struct transport *t, int code, const char *fmt, ...)

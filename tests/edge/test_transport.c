@@ -4,6 +4,8 @@
 #include "pair.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -41,6 +43,23 @@ static void test_exchange(void **state)
 	pair_exchange(&l, 1, 0, 1);
 	pair_exchange(&l, 20u << 20, 20u << 20, 2);
 	pair_exchange(&l, 0, 5u << 20, 3);
+}
+
+/* Tells something only where the system's default is one that paces; elsewhere nothing is changed.
+ */
+static void test_no_pacing(void **state)
+{
+	char name[16] = "", system[16] = "";
+	socklen_t len = sizeof(name) - 1;
+	FILE *f = fopen("/proc/sys/net/ipv4/tcp_congestion_control", "r");
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%15s", system), 1);
+	fclose(f);
+	pair_open_ok(&l, "127.0.0.1", NULL, NULL);
+	assert_int_equal(
+		getsockopt(transport_fd(l.client.t), IPPROTO_TCP, TCP_CONGESTION, name, &len), 0);
+	assert_string_equal(name, strncmp(system, "bbr", 3) ? system : "cubic");
 }
 
 static void test_small_buffers(void **state)
@@ -330,6 +349,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(test_exchange, close_pair),
+		cmocka_unit_test_teardown(test_no_pacing, close_pair),
 		cmocka_unit_test_teardown(test_small_buffers, close_pair),
 		cmocka_unit_test_teardown(test_poll_events, close_pair),
 		cmocka_unit_test_teardown(test_many_pieces, close_pair),

@@ -93,7 +93,7 @@ static void conf_defaults(void **state)
 	assert_int_equal(c->dirty_block, 65536);
 	assert_int_equal(c->heartbeat_ms, 250);
 	assert_int_equal(c->peer_timeout_ms, 3000);
-	assert_int_equal(c->threads, 16);
+	assert_int_equal(c->threads, 8);
 	assert_int_equal(c->nnodes, 2);
 	assert_string_equal(c->nodes[1].name, "beta");
 	assert_string_equal(c->nodes[1].link_host, "127.0.0.1");
