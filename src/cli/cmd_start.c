@@ -2,13 +2,15 @@
 /* tandem primary, tandem secondary: this process becomes nbdkit with the Tandem plugin, so that who
  * supervises it (a shell, systemd) sees the node's own exit and signals.
  *
- * The lock on STATE_DIR is taken here and goes over to nbdkit: whoever holds it may remove sockets
- * that a killed node left behind, because nobody can be listening on them. */
+ * The locks on STATE_DIR and RUN_DIR are taken here and go over to nbdkit: whoever holds them may
+ * remove sockets that a killed node left behind, because nobody can be listening on them. */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -16,6 +18,33 @@
 #include "cli/locate.h"
 #include "replicator/init.h"
 #include "util/file.h"
+
+/* The sockets of one run-dir belong to one node: those of another group would go unnoticed, and its
+ * clients find our disks.  *ret_fd keeps the lock, also across exec. */
+static int start_lock_run_dir(struct cli *cli, int *ret_fd, struct error *err)
+{
+	const char *dir = cli->node->run_dir;
+	int r = file_mkdirs(dir, 0755); /* the sockets in it have modes of their own */
+	int fd;
+
+	if (r < 0)
+		return error_code(err, r, "cannot create run-dir %.300s", dir);
+	fd = open(dir, O_RDONLY | O_DIRECTORY);
+	if (fd < 0)
+		return error_errno(err, "cannot open run-dir %.300s", dir);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		r = errno == EWOULDBLOCK
+			    ? error_set(err, ERROR_BUSY, -EBUSY,
+				      "node %s: run-dir %.300s is in use by another node, perhaps "
+				      "of another group; expected a run-dir of its own",
+				      cli->node->name, dir)
+			    : error_errno(err, "cannot lock run-dir %.300s", dir);
+		close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
 
 /* Fills path, and removes what a node that was killed left there. */
 static int start_clear_socket(struct cli *cli, const char *name, char *path, struct error *err)
@@ -52,7 +81,7 @@ static int start_exec(
 static int start_node(struct cli *cli, const char *role, struct error *err)
 {
 	char plugin[PATH_MAX], control[CLIENT_PATH_SIZE], nbd[CLIENT_PATH_SIZE];
-	int lock, r;
+	int lock, run_lock = -1, r;
 
 	r = locate(LOCATE_PLUGIN, plugin, err);
 	if (r < 0)
@@ -65,15 +94,15 @@ static int start_node(struct cli *cli, const char *role, struct error *err)
 		close(lock);
 		return r;
 	}
-	r = file_mkdirs(cli->node->run_dir, 0755); /* the sockets in it have modes of their own */
-	if (r < 0)
-		(void)error_code(err, r, "cannot create run-dir %.300s", cli->node->run_dir);
+	r = start_lock_run_dir(cli, &run_lock, err);
 	if (r == 0)
 		r = start_clear_socket(cli, "control.sock", control, err);
 	if (r == 0)
 		r = start_clear_socket(cli, "nbd.sock", nbd, err);
 	if (r == 0)
 		r = start_exec(cli, role, nbd, plugin, err);
+	if (run_lock >= 0)
+		close(run_lock);
 	close(lock);
 	return r;
 }

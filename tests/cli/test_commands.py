@@ -210,6 +210,22 @@ class Init(Case):
         for command in ('init', 'primary', 'secondary'):
             self.bad(9, f'node alpha: another process runs it (it holds {self.dir}/state/lock)', command)
 
+    def test_run_dir_of_another_node(self):
+        """Its sockets are not removed: its clients would find the disks of this one."""
+        (self.dir / 'vda.img').write_bytes(bytes(4096))
+        self.run_it('init')
+        sockets = [self.dir / 'run/nbd.sock', self.dir / 'run/control.sock']
+        for path in sockets:
+            path.touch()
+        holder = subprocess.Popen(['flock', self.dir / 'run', 'sh', '-c', 'echo; read x'], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+        self.addCleanup(self.end, holder)
+        holder.stdout.readline()
+        for command in ('primary', 'secondary'):
+            self.bad(9, f'node alpha: run-dir {self.dir}/run is in use by another node, perhaps of another group; '
+                     'expected a run-dir of its own', command)
+        self.assertTrue(all(path.exists() for path in sockets))
+
     def test_no_plugin(self):
         (self.dir / 'vda.img').write_bytes(bytes(4096))
         self.run_it('init')
