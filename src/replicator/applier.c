@@ -5,6 +5,7 @@
  * durable -> space free.  Of a full sync: metadata says "inconsistent" before the first write;
  * after the last piece images flushed -> header -> metadata "consistent" -> acknowledged. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,8 @@
 #define APPLIER_SYNC_EVERY (3 * NS_PER_S) /* a sync in place is made durable */
 #define APPLIER_RUN (1u << 20)            /* bytes of one write */
 #define APPLIER_BACK (8u << 20)           /* bytes read back from the journal at once */
+#define APPLIER_CANNOT_WRITE ": cannot write to it"
+#define APPLIER_CANNOT_FLUSH ": cannot flush it"
 
 struct applier {
 	struct receiver *r;
@@ -35,6 +38,17 @@ struct applier_run {
 	int count;
 	uint64_t off, len;
 };
+
+/* Keeps the first failure of a batch, with the object that it concerns; returns e. */
+static int applier_note(struct applier *a, int e, const char *action, const char *disk)
+{
+	char *why = a->r->applier_why;
+
+	if (e < 0 && !why[0])
+		snprintf(why, sizeof(a->r->applier_why), "%s%s%s", disk ? "disk " : "",
+			disk ? disk : "", action);
+	return e;
+}
 
 static int applier_put_run(struct applier *a, struct volume *v, struct applier_run *run)
 {
@@ -57,7 +71,8 @@ static int applier_wait(struct applier *a)
 	int r = 0;
 
 	for (unsigned i = 0; i < n->nvolumes; i++) {
-		int e = backing_batch_wait(a->out[i]);
+		int e = applier_note(
+			a, backing_batch_wait(a->out[i]), APPLIER_CANNOT_WRITE, n->volumes[i].name);
 
 		r = r < 0 ? r : e;
 	}
@@ -74,14 +89,15 @@ static int applier_read_back(struct applier *a, struct volume *v, struct applier
 	if (!a->back)
 		a->back = malloc(APPLIER_BACK);
 	if (!a->back)
-		return -ENOMEM;
+		return applier_note(a, -ENOMEM, "cannot read the journal", NULL);
 	if (a->back_used + len > APPLIER_BACK) {
 		r = applier_put_run(a, v, run);
 		if (r == 0)
 			r = applier_wait(a);
 	}
 	if (r == 0)
-		r = journal_io_read(a->r, pos, a->back + a->back_used, len);
+		r = applier_note(a, journal_io_read(a->r, pos, a->back + a->back_used, len),
+			"cannot read the journal", NULL);
 	*ret_data = a->back + a->back_used;
 	a->back_used += len;
 	return r;
@@ -136,14 +152,16 @@ static int applier_images(struct applier *a, struct replica_batch *b, bool flush
 		int e = 0;
 
 		if (b->maps[i] && imap_count(b->maps[i]) > 0)
-			e = applier_volume(a, &n->volumes[i], b->maps[i]);
+			e = applier_note(a, applier_volume(a, &n->volumes[i], b->maps[i]),
+				APPLIER_CANNOT_WRITE, n->volumes[i].name);
 		r = r < 0 ? r : e;
 	}
 	int e = applier_wait(a);
 
 	r = r < 0 ? r : e;
 	for (unsigned i = 0; flush && r == 0 && i < n->nvolumes; i++)
-		r = backing_flush(n->volumes[i].backing);
+		r = applier_note(a, backing_flush(n->volumes[i].backing), APPLIER_CANNOT_FLUSH,
+			n->volumes[i].name);
 	return r;
 }
 
@@ -205,7 +223,7 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 	}
 	e = applier_images(a, b, !b->direct || b->final || durable);
 	if (e < 0) {
-		applier_fail(r, e, "cannot write a disk");
+		applier_fail(r, e, r->applier_why);
 		return e;
 	}
 	pthread_mutex_lock(&n->lock);

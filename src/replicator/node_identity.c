@@ -201,11 +201,12 @@ void node_note_clean(struct node *n)
 	int r = 0;
 
 	node_wait_changes(n);
-	for (unsigned i = 0; r == 0 && i < n->nvolumes; i++)
+	for (unsigned i = 0; i < n->nvolumes; i++) {
 		r = volume_flush_image(&n->volumes[i]);
-	if (r < 0) {
-		log_error("a disk cannot be flushed (%s): the end of this run is not in order",
-			strerror(-r));
+		if (r == 0)
+			continue;
+		log_error("disk %s cannot be flushed (%s): the end of this run is not in order",
+			n->volumes[i].name, strerror(-r));
 		return;
 	}
 	pthread_mutex_lock(&n->lock);

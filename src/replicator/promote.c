@@ -171,7 +171,8 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 	note.committed = st.core.committed;
 	if (r == 0 && st.core.mode != REPLICA_READY)
 		r = error_set(err, ERROR_IO, st.core.error ? st.core.error : -EIO,
-			"the secondary has failed: %s", st.core.why ? st.core.why : "no state");
+			"the secondary has failed: %s: %s", st.core.why ? st.core.why : "no state",
+			strerror(st.core.error ? -st.core.error : EIO));
 	if (r == 0 && n->guest && disks_only)
 		(void)receiver_memory_drain(n->receiver); /* whatever it is: it goes */
 	if (r == 0 && memory) {

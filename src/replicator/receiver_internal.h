@@ -70,6 +70,7 @@ struct receiver {
 	uint64_t heard;                   /* (L) */
 	struct receiver_request *request; /* (L) */
 	char failure[160];                /* (L) why commits have stopped; set once */
+	char applier_why[96];             /* applier only: object and action of its failure */
 
 	/* applier (L) */
 	pthread_cond_t apply, applied; /* with node.lock */

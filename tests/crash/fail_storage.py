@@ -176,7 +176,7 @@ def disk_server(case):
     case.secondary.backings = [case.secondary.images[0], case.servers[0].uri]
     case.start()
     case.fail("")
-    case.expect_failed("cannot write a disk: Input/output error")
+    case.expect_failed("disk vdb: cannot write to it: Input/output error")
     case.repair()
     case.recover()
 
@@ -203,7 +203,7 @@ def disk_full(case):
         case.pair.protect(case.primary)
         case.load = Load(case.primary, itertools.count(1), 1, heavy=False, pause=0.001)
         case.load.start()
-        case.expect_failed("cannot write a disk: No space left on device")
+        case.expect_failed("disk vda: cannot write to it: No space left on device")
         _mount(folder, MS_REMOUNT, "size=16M")
         case.recover()
     finally:
