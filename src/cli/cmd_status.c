@@ -18,6 +18,7 @@
 #include "util/clock.h"
 
 #define STATUS_INTERVAL_MS 1000
+#define STATUS_GUEST_MS 2000        /* an agent in the middle of a checkpoint answers after it */
 #define STATUS_HOME "\033[H"        /* cursor to the top left */
 #define STATUS_CLEAR "\033[H\033[J" /* and nothing below */
 
@@ -151,6 +152,29 @@ static int status_open(const struct cli *cli, struct client **client, struct err
 	return r;
 }
 
+/* What the agent says of its guest, where the node has one; nothing where it does not answer. */
+static void status_add_guest(const struct cli *cli, json_t *status)
+{
+	static const char *const members[] = {"running", "ready", "phase", "lag-ms", "slowed"};
+	struct client *client = NULL;
+	json_t *guest = NULL, *shown;
+	struct error ignored;
+
+	if (!cli->conf->guest_memory ||
+		client_connect_socket(cli, CLIENT_AGENT, &client, &ignored) < 0)
+		return;
+	if (client_execute(client, "query-guest", json_pack("{s:i}", "last", 1), STATUS_GUEST_MS,
+		    &guest, &ignored) == 0) {
+		shown = json_object();
+		for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
+			(void)json_object_set(
+				shown, members[i], json_object_get(guest, members[i]));
+		(void)json_object_set_new(status, "guest", shown);
+		json_decref(guest);
+	}
+	(void)client_free(client);
+}
+
 static int status_watch(struct cli *cli, struct error *err)
 {
 	uint64_t interval = cli->args.interval_ms ? cli->args.interval_ms : STATUS_INTERVAL_MS;
@@ -169,6 +193,8 @@ static int status_watch(struct cli *cli, struct error *err)
 		if (r == 0)
 			r = client_execute(
 				client, "query-status", NULL, CLIENT_QUERY_MS, &status, err);
+		if (r == 0)
+			status_add_guest(cli, status);
 		absent = r < 0 && status_may_come_back(err);
 		if (absent) {
 			client = client_free(client);
@@ -196,6 +222,7 @@ int cmd_status(struct cli *cli, struct error *err)
 		return status_watch(cli, err);
 	r = client_command(cli, "query-status", NULL, CLIENT_QUERY_MS, &status, err);
 	if (r == 0) {
+		status_add_guest(cli, status);
 		r = status_show(cli, status, false, false, err);
 	} else if (status_is_stopped(err)) {
 		/* An answer like any other, hence no message beside it; but scripts can tell. */

@@ -205,6 +205,29 @@ static void status_link(FILE *out, const json_t *status)
 			peer && *peer ? ", last to " : "", peer ? peer : "", heard);
 }
 
+/* Of a node with [guest], where its agent has answered. */
+static void status_guest(FILE *out, const json_t *status)
+{
+	const json_t *guest = reply_get(status, "guest");
+	const char *phase = reply_text(guest, "phase");
+	char age[TEXT_SIZE], lag[TEXT_SIZE + 32] = "", less[48] = "";
+	uint64_t ms, slowed;
+
+	if (!phase)
+		return;
+	if (!reply_true(guest, "running")) {
+		status_row(out, "guest", "does not run here%s",
+			reply_true(guest, "ready") ? "; QEMU is ready for a promotion" : "");
+		return;
+	}
+	if (reply_u64(guest, "lag-ms", &ms))
+		snprintf(lag, sizeof(lag), ", newest committed checkpoint %s old",
+			text_duration(ms, age, sizeof(age)));
+	if (reply_u64(guest, "slowed", &slowed) && slowed > 0)
+		snprintf(less, sizeof(less), "; slowed by %" PRIu64 " %%", slowed);
+	status_row(out, "guest", "%s%s%s", phase, lag, less);
+}
+
 static void status_unsafe(FILE *out, const json_t *status)
 {
 	const json_t *names = reply_get(status, "unsafe"), *name;
@@ -240,6 +263,7 @@ void status_text(FILE *out, const json_t *status, bool absent)
 			out, "sync", "%s; %s sent", line, status_size(status, "sync.sent", sent));
 	status_storage(out, status);
 	status_link(out, status);
+	status_guest(out, status);
 	status_unsafe(out, status);
 	if (reply_text(status, "version"))
 		status_row(out, "version", "%s", reply_text(status, "version"));

@@ -63,7 +63,7 @@ struct conf {
 	uint64_t sync_rate;    /* sync-rate, bytes per second, default 0 = unlimited */
 	uint64_t heartbeat_ms; /* heartbeat-ms, default 250; 10..60000 */
 	uint64_t peer_timeout_ms; /* peer-timeout-ms, default 3000; >= 2 x heartbeat-ms, ..600000 */
-	uint64_t threads; /* threads: NBD worker threads per connection, default 16; 1..256 */
+	uint64_t threads; /* threads: NBD worker threads per connection, default 8; 1..256 */
 
 	/* compression = lz4|zstd|none, default lz4: of guest memory and device state on the link */
 	enum conf_compression compression;
@@ -76,8 +76,9 @@ struct conf {
 	char *guest_qemu;      /* qemu: the command line, its lines joined by spaces; or NULL */
 	enum conf_capture guest_capture; /* capture = auto|migrate|fifo, default auto */
 	enum conf_tracking
-		guest_tracking; /* tracking = auto|uffd|soft-dirty|shadow, default auto */
-	bool guest_ahead;       /* standby-qemu = promotion|ahead, default ahead */
+		guest_tracking;    /* tracking = auto|uffd|soft-dirty|shadow, default auto */
+	bool guest_ahead;          /* standby-qemu = promotion|ahead, default ahead */
+	uint64_t guest_max_lag_ms; /* max-lag-ms, default 2000; 0 = never slowed, ..600000 */
 
 	/* [security] */
 	char *tls_psk;  /* tls-psk = FILE of "name:hexkey" lines (as nbdkit and QEMU), or NULL */

@@ -72,6 +72,7 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 		.initial = "auto"),
 	GUEST("standby-qemu", SWITCH, guest_ahead, .choices = "promotion ahead",
 		.initial = "ahead"),
+	GUEST("max-lag-ms", MS, guest_max_lag_ms, .min = 0, .max = 600000, .initial = "2000"),
 	SECURITY("tls-psk", PATH, tls_psk),
 	SECURITY("tls-psk-user", TEXT, tls_psk_user, .initial = "tandem"),
 	SECURITY("tls-x509", PATH, tls_x509),

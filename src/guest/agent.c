@@ -69,6 +69,7 @@ static struct agent *agent_free(struct agent *a)
 	agent_ram_end(a);
 	agent_server_end(a);
 	agent_verify_end(a);
+	a->throttle = throttle_free(a->throttle);
 	if (a->signals >= 0)
 		close(a->signals);
 	free(a);
@@ -156,6 +157,8 @@ static int agent_checkpoints(struct agent *a, struct error *err)
 			a->ds.why[0] ? ")" : "", a->track->ops->name);
 	if (r == 0)
 		r = agent_plug_init(a, err);
+	if (r == 0)
+		throttle_target(a->throttle, a->vm.pidfd);
 	a->rebase = true;
 	return r;
 }
@@ -187,6 +190,8 @@ void agent_vm_end(struct agent *a)
 	runs_deinit(&a->scratch);
 	runs_deinit(&a->todo);
 	agent_plug_end(a);
+	agent_lag_end(a);
+	throttle_target(a->throttle, -1);
 	vm_end(&a->vm);
 	a->phase = AGENT_SOLO;
 	a->ended = false;
@@ -298,6 +303,7 @@ int agent_wait(struct agent *a, uint64_t deadline, struct error *err)
 		r = agent_pump(a, err);
 	if (r == 0 && p[4].revents && vm_ended(&a->vm, how, sizeof(how))) {
 		(void)agent_vm_events(a, NULL);
+		throttle_target(a->throttle, -1);
 		vm_end(&a->vm);
 		if (!a->ended)
 			return error_set(err, ERROR_GENERAL, -ECHILD, "QEMU has ended: %s", how);
@@ -362,6 +368,7 @@ int agent_primary(struct agent *a, struct error *err)
 		}
 		r = agent_wait(a, until, err);
 		if (a->superseded) {
+			throttle_target(a->throttle, -1);
 			vm_end(&a->vm); /* at once: the guest runs on the other node now */
 			return error_set(err, ERROR_STATE, -ESHUTDOWN,
 				"the other node was promoted by force: the guest was stopped here; "
@@ -429,6 +436,8 @@ static int agent_main(const struct agent_options *o, bool standby, struct error 
 	if (r < 0)
 		return r;
 	r = agent_server_start(a, err);
+	if (r == 0)
+		r = agent_lag_init(a, err);
 	if (r == 0)
 		r = agent_lives(a, standby, err);
 	(void)agent_free(a);

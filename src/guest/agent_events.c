@@ -21,6 +21,7 @@ static void repl_committed(struct agent *a, uint64_t epoch)
 	if (epoch <= a->committed)
 		return;
 	a->committed = epoch;
+	agent_lag_committed(a, epoch);
 	if (a->phase != AGENT_CHECKPOINT || a->announced || epoch < a->sealed - AGENT_WINDOW)
 		return;
 	a->announced = true;

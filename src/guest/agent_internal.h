@@ -10,11 +10,13 @@
 #include "guest/devstate.h"
 #include "guest/repl.h"
 #include "guest/staging.h"
+#include "guest/throttle.h"
 #include "guest/track.h"
 #include "guest/vm.h"
 
 #define AGENT_SLOTS 3  /* checkpoints (or rounds) that the replicator may be reading at a time */
 #define AGENT_WINDOW 8 /* sealed checkpoints that may wait for their commit */
+#define AGENT_CUTS 16  /* newest checkpoints whose instant is known; more than AGENT_WINDOW */
 #define AGENT_SAMPLES 512
 #define AGENT_CLIENTS 4
 
@@ -107,6 +109,12 @@ struct agent {
 	uint64_t plug_look;                  /* clock_ns of the next look */
 	bool announced;                      /* "protected" was logged in this session */
 	uint64_t last_began;                 /* of the last checkpoint, clock_ns */
+	struct throttle *throttle;           /* NULL: the guest is never slowed */
+	struct {
+		uint64_t epoch, at; /* at: clock_ns at which the vCPUs stood */
+	} cuts[AGENT_CUTS];
+	uint64_t cut_count;
+	uint64_t committed_at; /* of the newest committed checkpoint of this session; 0 = none */
 	uint64_t last_pages;
 
 	struct checkpoint_times samples[AGENT_SAMPLES];
@@ -143,6 +151,14 @@ int agent_repl_events(struct agent *a, struct error *err);
 int agent_vm_events(struct agent *a, struct error *err);
 /* Learns from query-status what events have not said: before the connection, or in doubt. */
 int agent_repl_catch_up(struct agent *a, struct error *err);
+
+/* agent_lag.c: how old the newest committed checkpoint is; beyond max-lag-ms the guest is slowed.
+ * begin: of a session that has none yet; made: a checkpoint was sealed; committed: up to that one;
+ * end: nobody waits for one. */
+int agent_lag_init(struct agent *a, struct error *err);
+void agent_lag_made(struct agent *a, uint64_t epoch, uint64_t at);
+void agent_lag_committed(struct agent *a, uint64_t epoch);
+void agent_lag_end(struct agent *a);
 
 /* agent_session.c */
 /* One step of what is to be done now; *ret_until: when there may be more without an event. */

@@ -13,6 +13,7 @@
 
 #include "guest/agent_internal.h"
 #include "util/bytes.h"
+#include "util/clock.h"
 #include "util/file.h"
 
 static const char *server_path(const struct agent *a, char *buf, size_t len)
@@ -172,15 +173,22 @@ static json_t *server_guest(const struct agent *a, uint64_t last)
 	uint64_t n = min_u64(min_u64(a->checkpoints, AGENT_SAMPLES), last), pages = 0;
 	bool vm = a->vm.pid > 0;
 
+	uint64_t now = clock_ns();
+	json_t *lag = a->committed_at
+			      ? json_integer((json_int_t)((now - a->committed_at) / NS_PER_MS))
+			      : json_null();
+
 	for (uint64_t i = 0; i < n; i++)
 		pages += server_sample(a, i)->pages + server_sample(a, i)->ahead;
-	return json_pack("{s:b,s:b,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:{s:o,s:o,s:o,s:o,s:o,s:o}}",
+	return json_pack(
+		"{s:b,s:b,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:{s:o,s:o,s:o,s:o,s:o,s:o}}",
 		"running", vm, "ready", agent_ahead_ready(a), "phase",
 		vm ? phases[a->phase] : "standby", "machine", vm ? a->vm.machine : "", "capture",
 		vm && a->ds.q ? devstate_name(&a->ds) : "", "tracking",
 		a->track ? a->track->ops->name : "", "checkpoints", (json_int_t)a->checkpoints,
 		"sealed", (json_int_t)a->sealed, "committed", (json_int_t)a->committed, "pages",
-		(json_int_t)(n ? pages / n : 0), "pause-us", "all",
+		(json_int_t)(n ? pages / n : 0), "lag-ms", lag, "slowed",
+		(json_int_t)throttle_percent(a->throttle), "pause-us", "all",
 		server_part(a, n, offsetof(struct checkpoint_times, pause)), "stop",
 		server_part(a, n, offsetof(struct checkpoint_times, stop)), "scan",
 		server_part(a, n, offsetof(struct checkpoint_times, scan)), "copy",

@@ -24,6 +24,7 @@ void agent_session_lost(struct agent *a)
 	if (a->phase != AGENT_SOLO)
 		log_warning("the guest runs without protection: the link was lost");
 	a->phase = AGENT_SOLO;
+	agent_lag_end(a);
 	a->session = a->disks_in_sync = a->announced = false;
 	a->arm = false;
 	runs_clear(&a->todo);

@@ -160,7 +160,7 @@ static void checkpoint_note(struct agent *a, const struct checkpoint_times *t)
 
 int checkpoint(struct agent *a, struct staging *s, struct error *err)
 {
-	uint64_t ahead_data = 0, pause_data = 0, epoch = 0, began, mark;
+	uint64_t ahead_data = 0, pause_data = 0, epoch = 0, began, mark, stood;
 	struct checkpoint_times t = {0};
 	int r, e;
 
@@ -172,15 +172,17 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 		return r;
 	fault_point(FAULT_AGENT_BEGIN);
 	r = checkpoint_ahead(a, s, &ahead_data, err);
+	throttle_hold(a->throttle);
 	began = clock_ns();
 	if (r == 0)
 		r = checkpoint_stop(a, err);
 	if (r < 0) {
+		throttle_release(a->throttle);
 		agent_verify_sent(a, 0);
 		checkpoint_abandon(a, 0);
 		return r;
 	}
-	mark = clock_ns();
+	stood = mark = clock_ns();
 	t.stop = mark - began;
 	fault_point(FAULT_AGENT_STOP);
 	r = checkpoint_stopped(a, s, &t, &pause_data, &epoch, err);
@@ -195,6 +197,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	t.ahead = a->ahead.bytes / KERNEL_PAGE;
 	if (r == 0)
 		r = agent_plug_check(a, err);
+	throttle_release(a->throttle); /* QEMU is asked nothing more */
 	if (r == 0)
 		r = checkpoint_send(a, s, ahead_data, pause_data, epoch, err);
 	if (r < 0) {
@@ -207,6 +210,7 @@ int checkpoint(struct agent *a, struct staging *s, struct error *err)
 	runs_clear(&a->carry);
 	a->head_due = false;
 	a->sealed = epoch;
+	agent_lag_made(a, epoch, stood);
 	agent_verify_sent(a, epoch);
 	checkpoint_note(a, &t);
 	return 0;

@@ -57,6 +57,11 @@ int kernel_pidfd_getfd(int pidfd, int fd)
 	return got < 0 ? -errno : got;
 }
 
+int kernel_pidfd_signal(int pidfd, int signal)
+{
+	return syscall(SYS_pidfd_send_signal, pidfd, signal, NULL, 0) < 0 ? -errno : 0;
+}
+
 int kernel_uffd_open(void)
 {
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);

@@ -31,6 +31,7 @@ void kernel_probe(struct kernel_caps *ret_caps);
 
 int kernel_pidfd_open(pid_t pid);
 int kernel_pidfd_getfd(int pidfd, int fd);
+int kernel_pidfd_signal(int pidfd, int signal);
 /* A userfaultfd of this process that any user may have. */
 int kernel_uffd_open(void);
 /* Asks for asynchronous write-protection; once per descriptor. */

@@ -46,8 +46,8 @@ class FakeNode:
     """answers: by command, what "return" holds, or a function of (node, connection, request) that gives the whole message,
     bytes, or None for no answer. `requests` keeps what was asked."""
 
-    def __init__(self, run_dir, answers=None, greeting=GREETING):
-        self.path = pathlib.Path(run_dir) / 'control.sock'
+    def __init__(self, run_dir, answers=None, greeting=GREETING, name='control.sock'):
+        self.path = pathlib.Path(run_dir) / name
         self.path.parent.mkdir(exist_ok=True)
         self.answers, self.greeting, self.requests, self.connections = answers or {}, greeting, [], []
         self.listener = socket.socket(socket.AF_UNIX)

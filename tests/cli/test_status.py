@@ -55,6 +55,29 @@ class Text(Case):
                   ('journal', '64.0 MiB, 4.0 KiB used; 512 B staged in memory'),
                   head='vm1 on node alpha: secondary, syncing (is being brought up to date, cannot be promoted)')
 
+    def test_guest(self):
+        """Of the agent's answer, beside the node's; a node whose agent does not answer is shown without."""
+        asked = status(disks={}, link=None, version=None)
+        rows = [('generation', '3'), ('epoch', 'committed 17, received 18, open 19'), ('lag', '8.0 KiB, 2 epochs, 53 ms'),
+                ('not received', '4.0 KiB in 1 request, 1 epoch'), ('uncommitted', '8.0 KiB in 2 requests, 2 epochs')]
+        head = 'vm1 on node alpha: primary, protected (epochs are committing on the secondary)'
+        self.show(asked, *rows, head=head)
+        self.conf.write_text(self.conf.read_text(encoding='ascii') + '[guest]\nmemory = 64M\n', encoding='ascii')
+        self.good(text_of(*rows, head=head), 'status')
+        guest = {'running': True, 'ready': False, 'phase': 'protected', 'lag-ms': 52, 'slowed': 0, 'machine': 'pc'}
+        agent = self.node({'query-guest': lambda node, connection, request: {'return': guest, 'id': request['id']}}, name='agent.sock')
+        for change, text in (({}, 'protected, newest committed checkpoint 52 ms old'),
+                             ({'slowed': 40}, 'protected, newest committed checkpoint 52 ms old; slowed by 40 %'),
+                             ({'phase': 'solo', 'lag-ms': None, 'slowed': 0}, 'solo'),
+                             ({'running': False}, 'does not run here'),
+                             ({'ready': True}, 'does not run here; QEMU is ready for a promotion')):
+            guest.update(change)
+            self.good(text_of(*rows, ('guest', text), head=head), 'status')
+        code, out, _ = self.run_it('status', '--json')
+        self.assertEqual((code, json.loads(out)['guest']),
+                         (0, {'running': False, 'ready': True, 'phase': 'solo', 'lag-ms': None, 'slowed': 0}))
+        self.assertEqual(agent.requests[0]['execute'], 'query-guest')
+
     def test_other_states(self):
         for role, state, words in (
                 ('primary', 'failed', ' (does not serve writes)'),

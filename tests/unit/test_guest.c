@@ -8,6 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -16,8 +20,11 @@
 #include "guest/crew.h"
 #include "guest/staging.h"
 #include "guest/state.h"
+#include "guest/throttle.h"
 #include "guest/vm.h"
 #include "util/bytes.h"
+#include "util/clock.h"
+#include "guest/kernel.h"
 
 static const struct conf_node node = {.ndisks = 2, .disks = {{.name = "vda"}, {.name = "vdb"}}};
 
@@ -282,6 +289,95 @@ static void staging_copies_with_a_crew(void **state)
 	free(image);
 }
 
+/* The letter of /proc/PID/stat: T while it is stopped. */
+static char process_state(pid_t pid)
+{
+	char path[64], state = '?';
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%*d %*s %c", &state), 1);
+	fclose(f);
+	return state;
+}
+
+/* Whether it is seen stopped within that time. */
+static bool seen_stopped(pid_t pid, unsigned ms)
+{
+	uint64_t end = clock_ns() + ms * NS_PER_MS;
+
+	while (clock_ns() < end) {
+		if (process_state(pid) == 'T')
+			return true;
+		(void)poll(NULL, 0, 1);
+	}
+	return false;
+}
+
+static void until_percent(struct throttle *t, unsigned percent)
+{
+	for (int i = 0; i < 6000 && throttle_percent(t) != percent; i++)
+		(void)poll(NULL, 0, 10);
+	assert_int_equal(throttle_percent(t), percent);
+}
+
+static void a_guest_is_slowed_while_its_checkpoint_is_old(void **state)
+{
+	struct throttle *t;
+	struct error err;
+	pid_t pid = fork();
+	int pidfd;
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	pidfd = kernel_pidfd_open(pid);
+	assert_true(pidfd >= 0);
+	assert_int_equal(throttle_new(NS_PER_S, &t, &err), 0);
+	throttle_target(t, pidfd);
+	assert_false(seen_stopped(pid, 300)); /* nobody has said how old anything is */
+	assert_int_equal(throttle_percent(t), 0);
+
+	throttle_since(t, clock_ns() - 2 * NS_PER_S);
+	until_percent(t, 90); /* and no more */
+	assert_true(seen_stopped(pid, 10000));
+	assert_int_equal(throttle_percent(t), 90);
+	throttle_hold(t); /* at once, and as long as it lasts */
+	assert_false(seen_stopped(pid, 300));
+	throttle_release(t);
+	assert_true(seen_stopped(pid, 10000));
+
+	throttle_since(t, clock_ns() + 600 * NS_PER_S); /* young for the rest of this test */
+	until_percent(t, 0);
+	assert_false(seen_stopped(pid, 300));
+
+	throttle_since(t, clock_ns() - 2 * NS_PER_S);
+	assert_true(seen_stopped(pid, 10000));
+	throttle_since(t, 0); /* no session any more */
+	until_percent(t, 0);
+	assert_false(seen_stopped(pid, 300));
+
+	throttle_since(t, clock_ns() - 2 * NS_PER_S);
+	assert_true(seen_stopped(pid, 10000));
+	throttle_target(t, -1); /* it is let go of */
+	assert_false(seen_stopped(pid, 300));
+	throttle_target(t, pidfd);
+	throttle_since(t, clock_ns() - 2 * NS_PER_S);
+	assert_true(seen_stopped(pid, 10000));
+	assert_null(throttle_free(t));
+	assert_false(seen_stopped(pid, 300));
+	assert_null(throttle_free(NULL));
+	throttle_hold(NULL);
+	throttle_since(NULL, 1);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	close(pidfd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -293,6 +389,7 @@ int main(void)
 		cmocka_unit_test(state_blobs),
 		cmocka_unit_test(a_table_names_each_page_once),
 		cmocka_unit_test(the_base_ends_where_the_saved_file_begins),
+		cmocka_unit_test(a_guest_is_slowed_while_its_checkpoint_is_old),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
