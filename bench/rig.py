@@ -269,14 +269,25 @@ class Rig:
         shutil.rmtree(self.fast_dir, ignore_errors=True)
 
 
+class FioJob:
+    """One fio job over NBD, in the background."""
+
+    def __init__(self, uri, size, seconds=None, **job):
+        command = ["fio", "--name=job", "--ioengine=nbd", f"--uri={uri}", f"--size={size}", "--output-format=json",
+                   "--randrepeat=0", "--group_reporting=1"]
+        if seconds:
+            command += ["--time_based=1", f"--runtime={round(seconds * 1000)}ms"]
+        command += [f"--{key}={value}" for key, value in job.items()]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def result(self):
+        """Its job object of fio's JSON, once it has ended."""
+        out, errors = self.process.communicate()
+        if self.process.returncode != 0:
+            raise Trouble(f"fio failed: {errors or out}")
+        return json.loads(out[out.index("{"):])["jobs"][0]
+
+
 def fio(uri, size, seconds=None, **job):
-    """One fio job over NBD; its job object of fio's JSON."""
-    command = ["fio", "--name=job", "--ioengine=nbd", f"--uri={uri}", f"--size={size}", "--output-format=json",
-               "--randrepeat=0", "--group_reporting=1"]
-    if seconds:
-        command += ["--time_based=1", f"--runtime={round(seconds * 1000)}ms"]
-    command += [f"--{key}={value}" for key, value in job.items()]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        raise Trouble(f"fio failed: {run.stderr or run.stdout}")
-    return json.loads(run.stdout[run.stdout.index("{"):])["jobs"][0]
+    """The result of a FioJob."""
+    return FioJob(uri, size, seconds, **job).result()

@@ -57,11 +57,12 @@ struct conf {
 	enum conf_congestion on_congestion;    /* on-congestion = block|detach, default block */
 	uint64_t queue_limit;                  /* queue-limit, default 256M; 8M..64G */
 	uint64_t staging_limit;                /* staging-limit, default 256M; 16M..64G */
-	uint64_t journal_size; /* journal-size, default 1G; 64M..1T, rounded down to 4M segments */
-	uint64_t dirty_block;  /* dirty-block, default 64K; 4K..1M, a power of two */
-	int resync_digest;     /* resync = copy|digest, default copy: 0, 1 */
-	uint64_t sync_rate;    /* sync-rate, bytes per second, default 0 = unlimited */
-	uint64_t heartbeat_ms; /* heartbeat-ms, default 250; 10..60000 */
+	uint64_t journal_size;  /* journal-size, default 1G; 64M..1T, rounded down to 4M segments */
+	uint64_t dirty_block;   /* dirty-block, default 64K; 4K..1M, a power of two */
+	int resync_digest;      /* resync = copy|digest, default copy: 0, 1 */
+	uint64_t sync_rate;     /* sync-rate, bytes per second, default 0 = unlimited */
+	uint64_t sync_min_rate; /* sync-min-rate, the same, default 16M; 0 = does not give way */
+	uint64_t heartbeat_ms;  /* heartbeat-ms, default 250; 10..60000 */
 	uint64_t peer_timeout_ms; /* peer-timeout-ms, default 3000; >= 2 x heartbeat-ms, ..600000 */
 	uint64_t threads; /* threads: NBD worker threads per connection, default 8; 1..256 */
 

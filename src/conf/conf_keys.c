@@ -56,6 +56,7 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 	GROUP("dirty-block", BLOCK, dirty_block, .min = 4 * KIB, .max = MIB, .initial = "64K"),
 	GROUP("resync", CHOICE, resync_digest, .choices = "copy digest", .initial = "copy"),
 	GROUP("sync-rate", RATE, sync_rate, .min = 64 * KIB, .max = TIB, .initial = "0"),
+	GROUP("sync-min-rate", RATE, sync_min_rate, .min = 64 * KIB, .max = TIB, .initial = "16M"),
 	GROUP("heartbeat-ms", MS, heartbeat_ms, .min = 10, .max = 60000, .initial = "250"),
 	GROUP("peer-timeout-ms", MS, peer_timeout_ms, .min = 20, .max = 600000, .initial = "3000"),
 	GROUP("threads", COUNT, threads, .min = 1, .max = 256, .initial = "8"),

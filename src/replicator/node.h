@@ -54,8 +54,9 @@ struct volume {
 	_Atomic uint64_t shown;  /* what new clients see: size, once both nodes hold the new part */
 	struct rangelock ranges; /* (L) */
 	unsigned changing;       /* (L) changes of clients in flight */
-	struct mapfile map;      /* what may differ from the peer */
-	pthread_cond_t granted;  /* with node.lock */
+	_Atomic unsigned requests; /* of clients so far, for pace.h */
+	struct mapfile map;        /* what may differ from the peer */
+	pthread_cond_t granted;    /* with node.lock */
 	/* offsets of the newest changes of the image, a ring (seal.h) */
 	_Atomic uint64_t recent[SEAL_RECENT];
 	_Atomic unsigned recent_next;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "replicator/compare.h"
+#include "replicator/pace.h"
 #include "replicator/sender_internal.h"
 #include "replicator/volume.h"
 #include "util/bytes.h"
@@ -20,6 +21,7 @@
 struct sender_comparison {
 	struct sender *s;
 	uint8_t *buf; /* RECORD_MAX_PAYLOAD */
+	struct pace pace;
 	unsigned asked;
 	uint64_t blocks, equal;
 };
@@ -75,6 +77,7 @@ static int sender_compare_read(
 		uint64_t len = min_u64(RECORD_MAX_PAYLOAD, d->len - at), off = d->off + at;
 		struct rangelock_entry range;
 
+		pace_begin(&c->pace);
 		pthread_mutex_lock(&n->lock);
 		volume_lock_range(v, &range, off, len);
 		dirtymap_mark(&v->map.map, DIRTYMAP_ASKED, off, len);
@@ -85,6 +88,9 @@ static int sender_compare_read(
 		pthread_mutex_unlock(&n->lock);
 		if (r == 0)
 			r = compare_digest(d, (unsigned)(at / d->block), c->buf, len);
+		pace_end(&c->pace, len);
+		while (r == 0 && !sender_told_to_stop(c->s) && pace_sleep(&c->pace))
+			;
 	}
 	return r < 0 ? error_code(err, r, "disk %s: cannot compare it", v->name) : 0;
 }
@@ -136,6 +142,7 @@ int sender_compare(struct sender *s, struct error *err)
 	struct node *n = s->n;
 	int r = c.buf ? 0 : error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 
+	pace_init(&c.pace, n, 0);
 	for (unsigned i = 0; i < n->nvolumes && r == 0; i++)
 		r = sender_compare_volume(&c, &n->volumes[i], err);
 	while (r == 0 && c.asked)

@@ -4,11 +4,11 @@
  *
  * Each piece is read and put into the stream under its range lock, so that it cannot be older than
  * a write that stands before it. What reads as zeroes is sent as ZERO without payload. The sync
- * leaves the larger part of the queue to the guests, and keeps to sync-rate. */
+ * leaves the larger part of the queue to the guests, and gives way to them (pace.h). */
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "replicator/pace.h"
 #include "replicator/sender_internal.h"
 #include "replicator/volume.h"
 #include "util/bytes.h"
@@ -26,9 +26,9 @@ struct sync {
 	uint64_t epoch; /* of the newest record */
 	uint64_t *done; /* (L) bytes so far */
 	uint8_t *buf;
-	uint64_t began, window_began; /* ns */
-	uint64_t window_bytes;        /* read since window_began, for the rate */
-	uint64_t limited;             /* bytes counted against sync-rate */
+	struct pace pace;
+	uint64_t window_began; /* ns */
+	uint64_t window_bytes; /* read since window_began, for the rate */
 	uint64_t data_end; /* of the volume: up to there is data, from where it was looked for */
 };
 
@@ -118,32 +118,25 @@ static bool sync_put_piece(struct sync *y, struct volume *v, uint64_t off, uint3
 	return true;
 }
 
-/* Sleeps as sync-rate asks for; keeps the shown rate. */
+/* A piece was read: rests as the limit and the guests ask for; keeps the shown rate. */
 static void sync_pace(struct sync *y, uint64_t bytes)
 {
-	uint64_t limit = y->s->n->conf->sync_rate, now = clock_ns();
+	pthread_mutex_t *lock = &y->s->n->lock;
+	uint64_t now = clock_ns();
+	bool on;
 
+	pace_end(&y->pace, bytes);
 	y->window_bytes += bytes;
-	y->limited += bytes;
-	if (now - y->window_began >= NS_PER_S / 2) {
-		pthread_mutex_lock(&y->s->n->lock);
-		y->s->sync_rate = y->window_bytes * NS_PER_S / (now - y->window_began);
-		pthread_mutex_unlock(&y->s->n->lock);
-		y->window_began = now;
-		y->window_bytes = 0;
-	}
-	if (limit) {
-		double due = (double)y->limited / (double)limit * (double)NS_PER_S;
-		double ahead = due - (double)(now - y->began);
-
-		if (ahead > (double)NS_PER_MS) {
-			uint64_t ns = (uint64_t)ahead;
-			struct timespec ts = {(time_t)(min_u64(ns, NS_PER_S / 4) / NS_PER_S),
-				(long)(min_u64(ns, NS_PER_S / 4) % NS_PER_S)};
-
-			nanosleep(&ts, NULL);
+	do {
+		pthread_mutex_lock(lock);
+		on = sync_goes_on(y);
+		if (on && now - y->window_began >= NS_PER_S / 2) {
+			y->s->sync_rate = y->window_bytes * NS_PER_S / (now - y->window_began);
+			y->window_began = now;
+			y->window_bytes = 0;
 		}
-	}
+		pthread_mutex_unlock(lock);
+	} while (on && pace_sleep(&y->pace));
 }
 
 /* (L) The blocks of [off, off+len) stand in the stream.  Not if the session has ended meanwhile:
@@ -211,6 +204,7 @@ static int sync_data(struct sync *y, struct volume *v, uint64_t off, uint64_t le
 	bool more = true;
 	int r;
 
+	pace_begin(&y->pace);
 	/* A small range, so that guests wait as little as possible. */
 	pthread_mutex_lock(&n->lock);
 	volume_lock_range(v, &range, off, len);
@@ -365,7 +359,8 @@ static void *sync_main(void *arg)
 	y.session = s->session;
 	pthread_mutex_unlock(&s->n->lock);
 	y.buf = malloc(SYNC_PIECE);
-	y.began = y.window_began = clock_ns();
+	pace_init(&y.pace, s->n, s->n->conf->sync_rate);
+	y.window_began = clock_ns();
 	if (!y.buf)
 		r = -ENOMEM;
 	if (r == 0)
@@ -387,7 +382,8 @@ int sync_new_part(struct sender *s, uint64_t session, struct volume *v, uint64_t
 
 	if (!y.buf)
 		return -ENOMEM;
-	y.began = y.window_began = clock_ns();
+	pace_init(&y.pace, s->n, s->n->conf->sync_rate);
+	y.window_began = clock_ns();
 	r = sync_volume(&y, v, from);
 	free(y.buf);
 	*ret_epoch = y.epoch;

@@ -65,10 +65,16 @@ static enum node_access volume_access(struct volume *v)
 	return atomic_load_explicit(&v->node->access, memory_order_acquire);
 }
 
+static void volume_count(struct volume *v)
+{
+	atomic_fetch_add_explicit(&v->requests, 1, memory_order_relaxed);
+}
+
 int volume_pread(struct volume *v, void *buf, uint32_t len, uint64_t off)
 {
 	int r = -EAGAIN;
 
+	volume_count(v);
 	while (r == -EAGAIN) {
 		enum node_access a = volume_access(v);
 
@@ -84,6 +90,7 @@ int volume_pwrite(struct volume *v, const void *buf, uint32_t len, uint64_t off,
 	const uint8_t *p = buf;
 	int r = 0;
 
+	volume_count(v);
 	/* A longer request is several changes: a power cut may tear it anywhere on a plain disk
 	 * too. */
 	while (len > 0 && r == 0) {
@@ -106,6 +113,7 @@ int volume_zero(struct volume *v, uint64_t len, uint64_t off, unsigned flags)
 {
 	int r;
 
+	volume_count(v);
 	/* Before it enters the stream: refused with nothing changed. */
 	if (flags & VOLUME_FAST_ZERO && !backing_get_info(v->backing)->can_fast_zero)
 		return -EOPNOTSUPP;
@@ -147,6 +155,7 @@ int volume_flush(struct volume *v)
 {
 	int r = -EAGAIN;
 
+	volume_count(v);
 	while (r == -EAGAIN) {
 		enum node_access a = volume_access(v);
 

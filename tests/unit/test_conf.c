@@ -90,6 +90,7 @@ static void conf_defaults(void **state)
 	assert_int_equal(c->staging_limit, 256u << 20);
 	assert_int_equal(c->journal_size, 1u << 30);
 	assert_int_equal(c->sync_rate, 0);
+	assert_int_equal(c->sync_min_rate, 16u << 20);
 	assert_int_equal(c->dirty_block, 65536);
 	assert_int_equal(c->heartbeat_ms, 250);
 	assert_int_equal(c->peer_timeout_ms, 3000);
@@ -121,7 +122,8 @@ static void conf_every_key(void **state)
 		"[group]\n"
 		"name = a.b-c_9\nepoch-ms = 0\ncommit-policy = manual\non-congestion = detach\n"
 		"queue-limit = 8M\nstaging-limit = 1GiB\njournal-size = 67108865\n"
-		"sync-rate = 100M\nheartbeat-ms = 10\npeer-timeout-ms = 20\nthreads = 1\n"
+		"sync-rate = 100M\nsync-min-rate = 0\nheartbeat-ms = 10\npeer-timeout-ms = "
+		"20\nthreads = 1\n"
 		"compression = zstd\n"
 		"# a comment of more than inih's 200 bytes: ...................................."
 		"...............................................................................\n"
@@ -147,6 +149,7 @@ static void conf_every_key(void **state)
 	assert_int_equal(c->staging_limit, 1u << 30);
 	assert_int_equal(c->journal_size, 64u << 20); /* whole segments */
 	assert_int_equal(c->sync_rate, 100u << 20);
+	assert_int_equal(c->sync_min_rate, 0);
 	assert_int_equal(c->heartbeat_ms, 10);
 	assert_int_equal(c->peer_timeout_ms, 20);
 	assert_int_equal(c->threads, 1);
@@ -226,6 +229,8 @@ static void conf_bad_numbers(void **state)
 	BAD_GROUP("dirty-block", "2K", "a power of two from 4.0 KiB to 1.0 MiB, such as 64K");
 	BAD_GROUP("dirty-block", "96K", "a power of two from 4.0 KiB to 1.0 MiB, such as 64K");
 	BAD_GROUP("sync-rate", "1",
+		"a size per second from 64.0 KiB to 1.0 TiB, such as 100M, or 0 for no limit");
+	BAD_GROUP("sync-min-rate", "2T",
 		"a size per second from 64.0 KiB to 1.0 TiB, such as 100M, or 0 for no limit");
 	BAD_GROUP("commit-policy", "Auto", "\"auto\" or \"manual\"");
 	BAD_GROUP("on-congestion", "drop", "\"block\" or \"detach\"");
@@ -340,7 +345,7 @@ static void conf_unknown_and_repeated(void **state)
 		"key; expected one of name, epoch-ms, "
 		"commit-policy, on-congestion, queue-limit, "
 		"staging-limit, journal-size, dirty-block, resync, sync-rate, "
-		"heartbeat-ms, peer-timeout-ms, threads, "
+		"sync-min-rate, heartbeat-ms, peer-timeout-ms, threads, "
 		"compression");
 	test_bad(GROUP "[node alpha]\ndisk = /x\n",
 		"vm1.conf:4: key \"disk\" in [node alpha]: unknown key; expected one of link, "
