@@ -118,6 +118,16 @@ static bool sync_put_piece(struct sync *y, struct volume *v, uint64_t off, uint3
 	return true;
 }
 
+/* (L) What guests write meanwhile is staged on the secondary too, so the journal must have room for
+ * it: a sync that gives way to them for ever would fill it, and begin again. */
+static bool sync_in_a_hurry(const struct sync *y)
+{
+	const struct sender *s = y->s;
+	uint64_t all = atomic_load_explicit(&s->core.queue.head, memory_order_relaxed);
+
+	return y->flags & RECORD_FLAG_SYNC && all > 2 * s->sync_sent;
+}
+
 /* A piece was read: rests as the limit and the guests ask for; keeps the shown rate. */
 static void sync_pace(struct sync *y, uint64_t bytes)
 {
@@ -130,6 +140,8 @@ static void sync_pace(struct sync *y, uint64_t bytes)
 	do {
 		pthread_mutex_lock(lock);
 		on = sync_goes_on(y);
+		if (sync_in_a_hurry(y))
+			y->pace.rest = 0;
 		if (on && now - y->window_began >= NS_PER_S / 2) {
 			y->s->sync_rate = y->window_bytes * NS_PER_S / (now - y->window_began);
 			y->window_began = now;
