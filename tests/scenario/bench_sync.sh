@@ -6,7 +6,7 @@ set -u
 here=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tandem.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-"$here/bench/sync" --build "$1" --repeats 1 --size 64M --image-dir "$dir" --json "$dir/out.json" >"$dir/out.txt" ||
+"$here/bench/sync" --build "$1" --repeats 1 --size 64M --seconds 0.3 --image-dir "$dir" --json "$dir/out.json" >"$dir/out.txt" ||
   { echo "not ok - bench/sync failed"; cat "$dir/out.txt"; exit 1; }
 cat "$dir/out.txt"
 python3 - "$dir" <<'P' || { echo "not ok - the output is not whole"; exit 1; }
@@ -24,7 +24,11 @@ assert size <= f["random"]["tandem"]["link_bytes"] <= 1.01 * size
 assert 0 < f["sparse"]["data_bytes"] < size / 10
 assert f["sparse"]["tandem"]["link_bytes"] <= 1.01 * f["sparse"]["data_bytes"] + 65536, f["sparse"]["tandem"]
 assert f["resync"]["seconds"] > 0 and f["resync"]["link_bytes"] > size // 200
-assert len(out["bars"]) == 5 and text.count("met   ") + text.count("MISSED") == 5
+for load in ("steady", "paced"):
+    for kind in ("without", "during"):
+        assert f["guest"][load][kind]["iops"] > 0 and f["guest"][load][kind]["mean_us"] > 0, load
+    assert f["guest"][load]["during"]["runs"][0]["resync_s"] > 0 and f["guest"][load]["ratio"] > 0, load
+assert len(out["bars"]) == 7 and text.count("met   ") + text.count("MISSED") == 7
 P
 [ -z "$(find "$dir" -name 'tandem-bench.*')" ] || { echo "not ok - it leaves files behind"; exit 1; }
 echo "ok - copies are equal, holes do not cross the link, the table and the JSON are whole"
