@@ -6,7 +6,7 @@ set -u
 here=$(cd "$(dirname "$0")/../.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/tandem.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-"$here/bench/sync" --build "$1" --repeats 1 --size 64M --seconds 0.3 --image-dir "$dir" --json "$dir/out.json" >"$dir/out.txt" ||
+"$here/bench/sync" --build "$1" --repeats 1 --size 64M --seconds 1 --image-dir "$dir" --json "$dir/out.json" >"$dir/out.txt" ||
   { echo "not ok - bench/sync failed"; cat "$dir/out.txt"; exit 1; }
 cat "$dir/out.txt"
 python3 - "$dir" <<'P' || { echo "not ok - the output is not whole"; exit 1; }
