@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -15,6 +16,7 @@
 #include "cli/status_text.h"
 #include "replicator/metafile.h"
 #include "replicator/node.h"
+#include "util/bytes.h"
 #include "util/clock.h"
 
 #define STATUS_INTERVAL_MS 1000
@@ -72,20 +74,40 @@ static bool status_may_come_back(const struct error *err)
 	       (err->kind == ERROR_UNREACHABLE && err->code == -EPIPE);
 }
 
-/* On a terminal: over what is there, each line cleared to its end, so that nothing flickers. */
+/* Rows that a line takes on a terminal of that width (0: unknown). */
+static size_t status_rows(const char *line, size_t columns)
+{
+	size_t len = strlen(line);
+
+	return columns > 0 && len > columns ? (len + columns - 1) / columns : 1;
+}
+
+/* On a terminal: over what is there, each line cleared to its end, so that nothing flickers; and no
+ * more than it has rows for, or the first lines, which matter most, would be scrolled away. */
 static void status_redraw(const json_t *status, bool absent)
 {
+	struct winsize w = {0};
 	char *text = NULL, *line, *rest;
-	size_t len;
+	size_t len, left = SIZE_MAX;
 	FILE *f = open_memstream(&text, &len);
 
 	if (!f)
 		return;
 	status_text(f, status, absent);
 	if (fclose(f) == 0) {
+		if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_row > 1)
+			left = w.ws_row - 1u; /* the last row is the cursor's */
 		fputs(STATUS_HOME, stdout);
-		for (rest = text; (line = strsep(&rest, "\n")) && rest;)
+		for (rest = text; (line = strsep(&rest, "\n")) && rest;) {
+			size_t rows = status_rows(line, w.ws_col);
+
+			if (rows > left && line != text) {
+				fputs("...", stdout);
+				break;
+			}
 			printf("%s\033[K\n", line);
+			left -= min_u64(rows, left);
+		}
 		fputs("\033[J", stdout);
 	}
 	free(text);

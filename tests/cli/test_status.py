@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """tandem status and pending: what people and programs read, once and as a watch."""
+import fcntl
 import json
 import signal
 import socket
+import struct
+import termios
 
 from fake_node import Case, FakeNode, Terminal, error, status
 
@@ -233,6 +236,26 @@ class Watch(Case):
         self.assertNotIn('\033[?25l', terminal.text)
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(30), -signal.SIGINT)
+
+    def test_small_terminal(self):
+        """The first lines, as many as it has rows for, wrapped ones counted; it never scrolls."""
+        for rows, columns, lines in ((5, 100, 4), (6, 40, 3), (3, 20, 1), (24, 80, 9)):
+            terminal = Terminal()
+            self.addCleanup(terminal.close)
+            fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack('HHHH', rows, columns, 0, 0))
+            node = self.node({'query-status': status()})
+            process = self.watch('--interval', '0.1', stdout=terminal.slave)
+            terminal.until(lambda text, t=terminal: text.count('\033[J') >= 3)
+            process.send_signal(signal.SIGINT)
+            process.wait(30)
+            node.close()
+            frame = terminal.text.replace('\r', '').split('\033[H')[2]
+            self.assertTrue(frame.startswith('vm1 on node alpha: primary, protected'), frame)
+            self.assertEqual(frame.count('\n'), lines, (rows, columns, frame))
+            self.assertEqual(frame.endswith('\n...\033[J'), lines < 9, frame)
+            text = frame.replace('\033[K', '').replace('\033[J', '').split('\n')[:-1]
+            if lines > 1:
+                self.assertLess(sum(max(1, -(-len(line) // columns)) for line in text), rows)
 
     def test_a_reader_that_goes_away(self):
         self.node({'query-status': status()})
