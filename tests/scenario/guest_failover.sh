@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A real Linux guest writes to the disks of a primary that is killed at a random moment; the secondary takes
-# over. What ./demo shows, as a test.
+# over. What ./demo --disks shows, as a test.
 # usage: tests/scenario/guest_failover.sh BUILD_DIR [SEED]    (output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
