@@ -172,6 +172,10 @@ int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn rea
 	r->discard_due = true;
 	if (expected == 0)
 		replica_recover_nothing(r);
+	/* Epochs that changed no disk: the journal need not have kept their SEALs, and there is
+	 * nothing to apply that would let it forget their COMMIT. */
+	if (!r->done_first)
+		r->applied = max_u64(r->applied, r->committed);
 	r->received = r->committed;
 	r->seen = max_u64(r->seen, max_u64(r->committed, r->applied));
 	r->flush_want = r->flush_sent = r->committed;
