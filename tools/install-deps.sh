@@ -9,7 +9,7 @@ build=(gcc libc6-dev meson ninja-build pkg-config nbdkit nbdkit-plugin-dev libnb
 demo=(qemu-system-x86 qemu-utils e2fsprogs e2fsck-static busybox-static cpio xz-utils kmod jq
       libnbd-bin procps util-linux)
 check=(fio python3 python3-libnbd qemu-system-common clang clang-format libclang-rt-14-dev gnutls-bin iproute2
-       bash-completion codespell ovmf socat systemd)
+       bash-completion codespell ovmf socat systemd xfsprogs btrfs-progs)
 
 case "${1-}" in
 build) want=("${build[@]}") ;;

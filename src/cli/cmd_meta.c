@@ -39,7 +39,8 @@ static void meta_show_group(const struct metadata *m)
 		bool on;
 	} flags[] = {{"consistent", id->consistent}, {"syncing", id->syncing},
 		{"unwritten", id->unwritten}, {"shared", id->shared}, {"yielded", id->yielded},
-		{"superseded", id->superseded}, {"clean", id->clean}, {"draining", m->draining}};
+		{"superseded", id->superseded}, {"clean", id->clean}, {"draining", m->draining},
+		{"cloned", m->cloned != 0}};
 	char uuid[UUID_TEXT_SIZE];
 
 	uuid_format(&id->group, uuid);

@@ -162,6 +162,22 @@ static bool status_sync(const json_t *status, char *buf, size_t len)
 	return true;
 }
 
+/* What becomes of the secondary's state of before. */
+static const char *status_sync_kind(const json_t *status)
+{
+	static const char *const kinds[][2] = {
+		{"in-place", "; in place"},
+		{"staged", "; staged: the secondary keeps its state until it commits"},
+		{"clones", "; into clones: the secondary keeps its state until it commits"},
+	};
+	const char *kind = reply_text(reply_get(status, "sync"), "kind");
+
+	for (size_t i = 0; kind && i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (!strcmp(kind, kinds[i][0]))
+			return kinds[i][1];
+	return "";
+}
+
 static void status_storage(FILE *out, const json_t *status)
 {
 	char size[TEXT_SIZE], other[TEXT_SIZE], third[TEXT_SIZE], label[TEXT_SIZE];
@@ -259,8 +275,8 @@ void status_text(FILE *out, const json_t *status, bool absent)
 	status_epochs(out, status);
 	status_pendings(out, status);
 	if (status_sync(status, line, sizeof(line)))
-		status_row(
-			out, "sync", "%s; %s sent", line, status_size(status, "sync.sent", sent));
+		status_row(out, "sync", "%s; %s sent%s", line,
+			status_size(status, "sync.sent", sent), status_sync_kind(status));
 	status_storage(out, status);
 	status_link(out, status);
 	status_guest(out, status);

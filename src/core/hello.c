@@ -17,7 +17,8 @@ enum hello_flags {
 	HELLO_UNWRITTEN = 4,
 	HELLO_YIELDED = 8,
 	HELLO_TRACKED = 16,
-	HELLO_FLAGS = 31,
+	HELLO_CLONES = 32,
+	HELLO_FLAGS = 63,
 };
 
 void hello_put_generation(uint8_t *p, const struct identity_generation *g)
@@ -116,7 +117,7 @@ size_t hello_encode(uint8_t *buf, const struct hello *h)
 	put_le32(p + 96,
 		(id->consistent ? HELLO_CONSISTENT : 0) | (id->syncing ? HELLO_SYNCING : 0) |
 			(id->unwritten ? HELLO_UNWRITTEN : 0) | (id->yielded ? HELLO_YIELDED : 0) |
-			(id->tracked ? HELLO_TRACKED : 0));
+			(id->tracked ? HELLO_TRACKED : 0) | (h->clones ? HELLO_CLONES : 0));
 	put_le32(p + 100, h->heartbeat_ms);
 	put_le32(p + 104, id->nhistory);
 	put_le32(p + 108, id->unwritten_history);
@@ -191,6 +192,9 @@ const char *hello_decode(const uint8_t *p, uint32_t len, struct hello *ret_hello
 	h.journal = get_le64(p + 80);
 	h.seen = get_le64(p + 88);
 	h.heartbeat_ms = get_le32(p + 100);
+	h.clones = get_le32(p + 96) & HELLO_CLONES;
+	if (h.clones && h.id.role != IDENTITY_SECONDARY)
+		return "clones offered by a primary";
 	if (h.committed > RECORD_MAX_LENGTH || h.seen > RECORD_MAX_LENGTH)
 		return "number out of range in the hello";
 	*ret_hello = h;

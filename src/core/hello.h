@@ -20,6 +20,7 @@ struct hello {
 	uint64_t committed; /* epoch */
 	uint64_t journal;   /* secondary: capacity, bytes */
 	uint64_t seen;      /* secondary: newest epoch number */
+	bool clones;        /* secondary: its images can be cloned, for RECORD_SYNC_CLONED */
 	uint32_t heartbeat_ms;
 	struct identity id; /* of which what only its node needs does not travel */
 };

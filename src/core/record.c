@@ -75,6 +75,13 @@ const char *record_type_name(uint16_t type)
 	return rule ? rule->name : "unknown";
 }
 
+const char *record_sync_name(enum record_sync kind)
+{
+	static const char *const names[RECORD_SYNC_KINDS] = {"in-place", "staged", "clones"};
+
+	return names[kind];
+}
+
 void record_put_header(uint8_t *buf, const struct record *rec)
 {
 	put_le32(buf, RECORD_MAGIC);

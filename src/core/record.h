@@ -70,8 +70,12 @@ enum record_flags {
 enum record_sync {
 	RECORD_SYNC_IN_PLACE = 0, /* straight on the images: nothing to promote until it commits */
 	RECORD_SYNC_STAGED = 1,   /* through the journal, as one epoch */
+	RECORD_SYNC_CLONED = 2, /* into clones of the images, which replace them when it commits */
 	RECORD_SYNC_KINDS,
 };
+
+/* As the control interface has it (docs/control.md). */
+const char *record_sync_name(enum record_sync kind);
 
 enum record_goodbye {
 	RECORD_GOODBYE_SHUTDOWN = 1,

@@ -212,8 +212,10 @@ static void replica_direct_cancel(struct replica *r)
 		r->filling = NULL;
 	}
 	r->direct_ended = r->direct_final = r->direct_sealed = r->direct_held = false;
+	r->direct_broken = false;
 	replica_direct_trim(r);
 	r->ops->changed(r->ctx);
+	r->ops->apply_ready(r->ctx); /* clones are not needed any more */
 }
 
 void replica_session_begin(struct replica *r)
@@ -242,8 +244,13 @@ void replica_session_end(struct replica *r)
 	r->rx_need = 0;
 	replica_drop_open(r, true, NULL, NULL);
 	/* A full sync that came whole still commits. */
-	if (r->mode == REPLICA_DIRECT && !r->direct_sealed)
+	if (r->mode == REPLICA_DIRECT && r->direct_broken) {
 		replica_direct_cancel(r);
+		r->commit_due = false; /* what is sealed behind it builds on it */
+		replica_drop_open(r, false, NULL, NULL);
+	} else if (r->mode == REPLICA_DIRECT && !r->direct_sealed) {
+		replica_direct_cancel(r);
+	}
 }
 
 int replica_commit(struct replica *r, uint64_t epoch)
@@ -341,6 +348,7 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 		.sync_done = r->sync_done,
 		.sync_total = r->sync_total,
 		.staging = r->session && r->staged_epoch > r->committed,
+		.cloned = replica_cloning(r) || (r->batch_direct && r->direct_cloned),
 		.log_head = r->head,
 		.log_tail = r->durable.tail,
 		.memory_epoch = r->memory_epoch,

@@ -27,7 +27,7 @@
 
 enum replica_mode {
 	REPLICA_EMPTY,  /* no committed state; nothing can be promoted */
-	REPLICA_DIRECT, /* full sync in place: records go straight to the images */
+	REPLICA_DIRECT, /* sync in place: records go straight to the images; or to clones of them */
 	REPLICA_READY,  /* holds a committed state; epochs go through the journal */
 	REPLICA_FAILED, /* commits have stopped; the last committed state is kept */
 };
@@ -130,9 +130,10 @@ struct replica_batch {
 	uint64_t bytes;
 	bool direct;      /* full sync in place */
 	bool final;       /* ... and the last batch of it: epoch commits by the caller's metadata */
+	bool cloned;      /* a full sync, but for clones of the images: replica_clone_failed */
 	uint64_t changes; /* of a full sync: how many of the session's the images hold then */
+	uint64_t session; /* of a full sync: batches of one session are for the same clones */
 	/* private */
-	uint64_t session;
 	struct replica_epoch *epochs;
 	struct replica_chunk **pinned;
 	size_t npinned;
@@ -218,6 +219,12 @@ void replica_tail_durable(struct replica *r, const struct journal_header *h);
 void replica_direct_durable(struct replica *r, const struct replica_batch *batch);
 /* The full sync is committed: the metadata that says so is durable. */
 void replica_direct_committed(struct replica *r, uint64_t epoch);
+/* In place of replica_batch_done: a batch for the clones could not be carried out, and the images
+ * are what they were. The sync is over when the session ends, which the caller sees to; nothing
+ * more of the session counts. */
+void replica_clone_failed(struct replica *r, struct replica_batch *batch);
+/* A sync into clones is under way: what was written to them may be needed yet. */
+bool replica_cloning(const struct replica *r);
 
 /* --- memory of a guest; the images' counterpart for RAM and device state --- */
 /* What the caller carries out, outside its lock, in the order taken, one at a time. */
@@ -256,6 +263,9 @@ struct replica_status {
 	uint64_t log_head, log_tail;                             /* positions in the journal */
 	uint64_t sync_done, sync_total;
 	bool staging; /* a staged sync runs: the committed state stays until its epoch commits */
+	/* A sync into clones runs, or a batch of one is out: mode is DIRECT, and the committed
+	 * state stays. */
+	bool cloned;
 	uint64_t memory_epoch; /* that image and state hold; 0 = none */
 	uint64_t held;         /* bytes of memory and state beside the image */
 	int error;

@@ -97,7 +97,7 @@ static struct replica_epoch *replica_direct_piece(struct replica *r)
 static bool replica_direct_ready(const struct replica *r)
 {
 	return r->mode == REPLICA_DIRECT && !r->direct_final && !r->direct_held &&
-	       !(r->open_first && r->open_first->commit_placed) &&
+	       !r->direct_broken && !(r->open_first && r->open_first->commit_placed) &&
 	       (r->direct_first || r->direct_sealed);
 }
 
@@ -146,7 +146,9 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 		b.session = r->sessions;
 		b.epoch = r->direct_epoch;
 		b.bytes = r->applying->bytes;
-		r->batch_direct = r->direct_touched = true;
+		b.cloned = r->direct_cloned;
+		r->batch_direct = true;
+		r->direct_touched |= !b.cloned;
 		r->direct_final = b.final;
 	} else if (replica_tail_due(r)) {
 		b.epoch = r->applied; /* nothing to write; the header frees the space */
@@ -167,8 +169,8 @@ bool replica_batch_take(struct replica *r, uint64_t max_bytes, struct replica_ba
 	return true;
 }
 
-bool replica_batch_done(
-	struct replica *r, struct replica_batch *b, struct journal_header *ret_header)
+/* It is carried out, or given up. */
+static void replica_batch_end(struct replica *r, struct replica_batch *b)
 {
 	struct replica_epoch *e = r->applying;
 
@@ -182,6 +184,28 @@ bool replica_batch_done(
 		replica_epoch_drop(r, e);
 		e = next;
 	}
+}
+
+void replica_clone_failed(struct replica *r, struct replica_batch *b)
+{
+	replica_batch_end(r, b);
+	replica_direct_trim(r);
+	if (r->mode != REPLICA_DIRECT || b->session != r->sessions)
+		return;
+	r->direct_broken = r->severed = true;
+	if (!r->session) /* else the receiver may hold a buffer of it */
+		replica_session_end(r);
+}
+
+bool replica_cloning(const struct replica *r)
+{
+	return r->mode == REPLICA_DIRECT && r->direct_cloned;
+}
+
+bool replica_batch_done(
+	struct replica *r, struct replica_batch *b, struct journal_header *ret_header)
+{
+	replica_batch_end(r, b);
 	if (b->direct) {
 		replica_direct_trim(r);
 		if (!b->final)

@@ -85,6 +85,8 @@ struct replica {
 	bool direct_touched;                   /* the images hold a part of it */
 	bool direct_sealed;                    /* whole: a guest's epoch is, with its SEAL */
 	bool direct_held;                      /* a local fill that waits for the commit */
+	bool direct_cloned;                    /* what comes is for clones of the images */
+	bool direct_broken;                    /* a batch of it failed: nothing of it counts */
 	uint64_t closed_changes, closed_bytes; /* of the session, in closed epochs */
 
 	/* memory of a guest (replica_memory.c) */

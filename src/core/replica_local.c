@@ -129,6 +129,7 @@ int replica_local_fill_end(struct replica *r, uint64_t *ret_epoch)
 		return -ENOMEM;
 	e->sealed = true;
 	r->mode = REPLICA_DIRECT;
+	r->direct_cloned = false;
 	r->direct_epoch = r->received = *ret_epoch = e->number;
 	r->direct_ended = r->direct_sealed = r->direct_held = true;
 	r->direct_final = false;

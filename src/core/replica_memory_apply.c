@@ -109,7 +109,11 @@ bool replica_memory_idle(const struct replica *r)
 	for (const struct replica_epoch *e = r->open_first; e; e = e->next)
 		if (e->memory && (e->commit_placed || (e->sealed && r->commit_due)))
 			return false;
-	return !(r->cfg.image && r->mode == REPLICA_DIRECT && r->direct_sealed);
+	/* A new session would build on a state that is about to be replaced. */
+	if (r->batch_direct && r->direct_cloned)
+		return false;
+	return !((r->cfg.image || r->direct_cloned) && r->mode == REPLICA_DIRECT &&
+		 r->direct_sealed);
 }
 
 bool replica_memory_full(const struct replica *r)

@@ -149,8 +149,8 @@ static const char *replica_check_context(
 	case RECORD_SYNC_BEGIN:
 		if (rec->offset >= RECORD_SYNC_KINDS)
 			return "unknown kind of sync";
-		if (rec->offset == RECORD_SYNC_STAGED && r->mode != REPLICA_READY)
-			return "staged sync without a committed state";
+		if (rec->offset != RECORD_SYNC_IN_PLACE && r->mode != REPLICA_READY)
+			return "sync that keeps a committed state where there is none";
 		return r->mode == REPLICA_DIRECT || r->staging || r->session_changes
 			       ? "sync is not the first of the connection"
 			       : NULL;
@@ -253,6 +253,7 @@ static int replica_sync_begin(struct replica *r, const struct record *rec)
 		return -ENOMEM;
 	r->mode = REPLICA_DIRECT;
 	r->direct_ended = r->direct_final = r->direct_sealed = false;
+	r->direct_cloned = rec->offset == RECORD_SYNC_CLONED;
 	r->ops->changed(r->ctx);
 	return 0;
 }

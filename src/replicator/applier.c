@@ -3,16 +3,19 @@
  *
  * Order of a batch: images written -> images flushed -> journal header (applied epoch, tail)
  * durable -> space free.  Of a full sync: metadata says "inconsistent" before the first write;
- * after the last piece images flushed -> header -> metadata "consistent" -> acknowledged. */
+ * after the last piece images flushed -> header -> metadata "consistent" -> acknowledged.  Of one
+ * into clones: clones.h, where "inconsistent" comes after the last piece. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "replicator/clones.h"
 #include "replicator/receiver_internal.h"
 #include "replicator/seal.h"
 #include "util/bytes.h"
 #include "util/clock.h"
+#include "util/fault.h"
 #include "util/log.h"
 
 #define APPLIER_BATCH (64u << 20)  /* bytes in one batch, at most about */
@@ -27,7 +30,9 @@
 
 struct applier {
 	struct receiver *r;
-	struct backing_batch *out[CONF_MAX_DISKS];
+	struct backing_batch *out[CONF_MAX_DISKS]; /* to the images */
+	struct backing_batch **to;                 /* of the batch: out, or the clones' */
+	struct clones clones;
 	uint8_t *back; /* what was read back from the journal, until the next wait */
 	size_t back_used;
 	uint64_t synced; /* clock_ns of the last flush of a sync in place */
@@ -50,14 +55,21 @@ static int applier_note(struct applier *a, int e, const char *action, const char
 	return e;
 }
 
+/* The range of the volume is about to be written. */
+static void applier_before(struct applier *a, struct volume *v, uint64_t off, uint64_t len)
+{
+	seal_note(v, off);
+	if (a->to == a->out)
+		snapshots_before_change(&v->snapshots, off, len);
+}
+
 static int applier_put_run(struct applier *a, struct volume *v, struct applier_run *run)
 {
 	int r = 0;
 
 	if (run->count > 0) {
-		seal_note(v, run->off);
-		snapshots_before_change(&v->snapshots, run->off, run->len);
-		r = backing_submit_pwritev(a->out[v->index], run->iov, run->count, run->off);
+		applier_before(a, v, run->off, run->len);
+		r = backing_submit_pwritev(a->to[v->index], run->iov, run->count, run->off);
 	}
 	run->count = 0;
 	run->len = 0;
@@ -72,7 +84,7 @@ static int applier_wait(struct applier *a)
 
 	for (unsigned i = 0; i < n->nvolumes; i++) {
 		int e = applier_note(
-			a, backing_batch_wait(a->out[i]), APPLIER_CANNOT_WRITE, n->volumes[i].name);
+			a, backing_batch_wait(a->to[i]), APPLIER_CANNOT_WRITE, n->volumes[i].name);
 
 		r = r < 0 ? r : e;
 	}
@@ -122,10 +134,9 @@ static int applier_volume(struct applier *a, struct volume *v, struct imap *m)
 		if (r < 0)
 			break;
 		if (g.source == IMAP_ZERO) {
-			seal_note(v, g.start);
-			snapshots_before_change(&v->snapshots, g.start, len);
+			applier_before(a, v, g.start, len);
 			r = backing_submit_zero(
-				a->out[v->index], len, g.start, g.tag & 1 ? BACKING_ZERO_UNMAP : 0);
+				a->to[v->index], len, g.start, g.tag & 1 ? BACKING_ZERO_UNMAP : 0);
 			continue;
 		}
 		if (g.source & REPLICA_SOURCE_JOURNAL)
@@ -160,8 +171,9 @@ static int applier_images(struct applier *a, struct replica_batch *b, bool flush
 
 	r = r < 0 ? r : e;
 	for (unsigned i = 0; flush && r == 0 && i < n->nvolumes; i++)
-		r = applier_note(a, backing_flush(n->volumes[i].backing), APPLIER_CANNOT_FLUSH,
-			n->volumes[i].name);
+		r = applier_note(a,
+			backing_flush(b->cloned ? a->clones.backing[i] : n->volumes[i].backing),
+			APPLIER_CANNOT_FLUSH, n->volumes[i].name);
 	return r;
 }
 
@@ -171,7 +183,7 @@ static bool applier_sync_due(struct applier *a, const struct replica_batch *b)
 {
 	uint64_t now = clock_ns();
 
-	if (!b->direct || b->final || now - a->synced < APPLIER_SYNC_EVERY)
+	if (!b->direct || b->cloned || b->final || now - a->synced < APPLIER_SYNC_EVERY)
 		return false;
 	a->synced = now;
 	return true;
@@ -180,15 +192,6 @@ static bool applier_sync_due(struct applier *a, const struct replica_batch *b)
 static void applier_mark_inconsistent(struct metadata *m, void *ctx)
 {
 	identity_touch(&m->id);
-}
-
-static void applier_mark_consistent(struct metadata *m, void *ctx)
-{
-	const uint64_t *epoch = ctx;
-
-	m->committed = *epoch;
-	m->seen = max_u64(m->seen, *epoch);
-	(void)identity_settle(&m->id, *epoch);
 }
 
 static void applier_fail(struct receiver *r, int err, const char *why)
@@ -200,20 +203,80 @@ static void applier_fail(struct receiver *r, int err, const char *why)
 	wake_up(&r->wake);
 }
 
-/* One batch, from the images to the freed space. */
-static int applier_batch(struct applier *a, struct replica_batch *b)
+/* The sync is over, and the images are what they were. */
+static void applier_give_up_clones(struct applier *a, struct replica_batch *b, const char *why)
+{
+	struct receiver *r = a->r;
+
+	log_error("the sync into clones of the disks is given up: %s", why);
+	pthread_mutex_lock(&r->n->lock);
+	snprintf(r->clone_failure, sizeof(r->clone_failure), "%s", why);
+	replica_clone_failed(r->core, b);
+	pthread_mutex_unlock(&r->n->lock);
+	clones_free(r->n, &a->clones);
+	clones_forget(r->n);
+	r->applier_why[0] = '\0'; /* the next batch has failures of its own */
+	wake_up(&r->wake);
+}
+
+/* A batch for the clones, made with the first one; with the last one the images become what they
+ * are.  1 = carried out; 0 = the sync is given up, that is all; negative: commits have stopped. */
+static int applier_clones(struct applier *a, struct replica_batch *b)
 {
 	struct receiver *r = a->r;
 	struct node *n = r->n;
-	struct journal_header h;
-	bool header, touch, ingest, durable = applier_sync_due(a, b);
 	struct error err;
+	int e = 0;
+
+	if (a->clones.session != b->session) {
+		clones_free(n, &a->clones);
+		e = clones_new(n, b->session, &a->clones, &err);
+		if (e == 0)
+			fault_point(FAULT_CLONE_MADE);
+	}
+	if (e == 0) {
+		a->to = a->clones.out;
+		e = applier_images(a, b, b->final);
+		a->to = a->out;
+		if (e < 0)
+			error_code(&err, e, "%s", r->applier_why);
+	}
+	if (e == 0 && b->final)
+		e = clones_keep(n, &a->clones, &err);
+	if (e < 0) {
+		applier_give_up_clones(a, b, err.text);
+		return 0;
+	}
+	if (!b->final)
+		return 1;
+	fault_point(FAULT_CLONE_KEPT);
+	e = node_meta_update(n, clones_note_whole, &b->epoch, &err);
+	if (e < 0) {
+		applier_fail(r, e, "cannot write the metadata");
+		return e;
+	}
+	fault_point(FAULT_CLONE_NOTED);
+	e = clones_replace(n, &a->clones, &err);
+	if (e < 0) {
+		log_error("%s", err.text);
+		applier_fail(r, e, "cannot replace a disk by its clone");
+		return e;
+	}
+	return 1;
+}
+
+/* To the images themselves. */
+static int applier_direct(struct applier *a, struct replica_batch *b, bool ingest, bool flush)
+{
+	struct receiver *r = a->r;
+	struct node *n = r->n;
+	struct error err;
+	bool touch;
 	int e;
 
 	pthread_mutex_lock(&n->meta_lock);
 	touch = identity_touch_due(&n->meta.now.id);
 	pthread_mutex_unlock(&n->meta_lock);
-	ingest = n->own->ingest == CONF_INGEST_NBD;
 	if (b->direct && touch && !ingest) { /* an ingest has noted it before its first write */
 		e = node_meta_update(n, applier_mark_inconsistent, NULL, &err);
 		if (e < 0) {
@@ -221,10 +284,30 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 			return e;
 		}
 	}
-	e = applier_images(a, b, !b->direct || b->final || durable);
-	if (e < 0) {
+	e = applier_images(a, b, flush);
+	if (e < 0)
 		applier_fail(r, e, r->applier_why);
-		return e;
+	return e;
+}
+
+/* One batch, from the images to the freed space. */
+static int applier_batch(struct applier *a, struct replica_batch *b)
+{
+	struct receiver *r = a->r;
+	struct node *n = r->n;
+	struct journal_header h;
+	bool header, ingest = n->own->ingest == CONF_INGEST_NBD, durable = applier_sync_due(a, b);
+	struct error err;
+	int e;
+
+	if (b->cloned) {
+		e = applier_clones(a, b);
+		if (e <= 0)
+			return e;
+	} else {
+		e = applier_direct(a, b, ingest, !b->direct || b->final || durable);
+		if (e < 0)
+			return e;
 	}
 	pthread_mutex_lock(&n->lock);
 	header = replica_batch_done(r->core, b, &h);
@@ -240,9 +323,11 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 		applier_fail(r, e, "cannot write the journal's header");
 		return e;
 	}
+	if (b->cloned)
+		fault_point(FAULT_CLONE_HEADER);
 	if (b->direct) {
 		e = ingest ? node_note_ingest(n, b->epoch, &err)
-			   : node_meta_update(n, applier_mark_consistent, &b->epoch, &err);
+			   : node_meta_update(n, clones_note_done, &b->epoch, &err);
 		if (e == 0 && !ingest)
 			e = receiver_clear_maps(r, &err);
 		if (e < 0) {
@@ -268,9 +353,16 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 		applier_fail(r, e, "cannot write the metadata");
 		return e;
 	}
+	if (b->cloned) {
+		fault_point(FAULT_CLONE_DONE);
+		clones_free(n, &a->clones);
+		clones_forget(n);
+	}
 	if (b->direct)
 		log_info("%s is complete and committed: epoch %llu",
-			ingest ? "the initial fill" : "the sync in place",
+			ingest      ? "the initial fill"
+			: b->cloned ? "the sync into clones of the disks"
+				    : "the sync in place",
 			(unsigned long long)b->epoch);
 	wake_up(&r->wake);
 	return 0;
@@ -312,7 +404,7 @@ static bool applier_held(struct receiver *r)
 
 void *applier_main(void *arg)
 {
-	struct applier a = {.r = arg};
+	struct applier a = {.r = arg, .to = a.out};
 	struct receiver *r = a.r;
 	struct node *n = r->n;
 	int e = 0;
@@ -329,6 +421,12 @@ void *applier_main(void *arg)
 
 		if (receiver_freeze_due(r)) {
 			receiver_freeze_take(r);
+			continue;
+		}
+		if (a.clones.session && !replica_cloning(r->core)) { /* its sync is over */
+			pthread_mutex_unlock(&n->lock);
+			clones_free(n, &a.clones);
+			pthread_mutex_lock(&n->lock);
 			continue;
 		}
 		applier_gather(r);
@@ -352,6 +450,7 @@ void *applier_main(void *arg)
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		if (a.out[i])
 			backing_batch_free(a.out[i]);
+	clones_free(n, &a.clones);
 	free(a.back);
 	return NULL;
 }

@@ -77,6 +77,7 @@ static void metafile_encode(uint8_t *buf, const struct metadata *m)
 	put_le32(buf + 136, id->next.nhistory);
 	put_le32(buf + 140, id->unwritten_history);
 	put_le32(buf + 144, id->next.unwritten_history);
+	put_le64(buf + 152, m->cloned);
 	hello_put_history(buf + METAFILE_AT_HISTORY, id->history, id->nhistory);
 	hello_put_history(buf + METAFILE_AT_NEXT_HISTORY, id->next.history, id->next.nhistory);
 	for (uint32_t i = 0; i < id->volumes; i++)
@@ -138,6 +139,7 @@ static const char *metafile_decode(const uint8_t *buf, struct metadata *ret_m)
 	m.committed = get_le64(buf + 88);
 	m.seen = get_le64(buf + 96);
 	m.draining = get_le32(buf + 84) & METAFILE_DRAINING;
+	m.cloned = get_le64(buf + 152);
 	why = metafile_decode_identity(buf, &m.id);
 	if (!why)
 		*ret_m = m;

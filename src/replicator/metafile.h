@@ -15,6 +15,9 @@ struct metadata {
 	struct identity id;
 	bool draining;            /* a primary whose journal still holds what the disks lack */
 	uint64_t committed, seen; /* epochs */
+	/* The sync of that epoch is whole in clones of the images, which are about to replace them
+	 * (clone.h); 0 = none. */
+	uint64_t cloned;
 };
 
 struct metafile {

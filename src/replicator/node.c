@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/pages.h"
+#include "replicator/clones.h"
 #include "replicator/control.h"
 #include "replicator/local.h"
 #include "replicator/memory.h"
@@ -302,6 +303,8 @@ int node_start(const struct conf *conf, unsigned self, enum node_role role, bool
 		r = keeper_start(n, err);
 	if (r == 0)
 		r = seal_open(n, err);
+	if (r == 0 && !n->meta.now.cloned)
+		clones_forget(n); /* of a run that was killed */
 	if (r == 0)
 		r = role == NODE_PRIMARY ? node_start_primary(n, err)
 					 : node_start_secondary(n, err);

@@ -206,7 +206,7 @@ static int plugin_open_committed(struct plugin_handle *h, struct error *err)
 		return r;
 	}
 	receiver_get_status(receiver, &st);
-	if (st.core.mode == REPLICA_EMPTY || st.core.mode == REPLICA_DIRECT) {
+	if (st.core.mode == REPLICA_EMPTY || (st.core.mode == REPLICA_DIRECT && !st.core.cloned)) {
 		pthread_mutex_unlock(&n->lock);
 		return error_set(err, ERROR_STATE, -ENODATA,
 			"this secondary has no committed state to show yet");

@@ -69,7 +69,7 @@ static int promote_check(struct node *n, bool force, bool memory, struct error *
 		pthread_mutex_unlock(&n->lock);
 		if (st.core.mode == REPLICA_EMPTY)
 			return promote_refuse_empty(n, err);
-		if (st.core.mode == REPLICA_DIRECT)
+		if (st.core.mode == REPLICA_DIRECT && !st.core.cloned)
 			return error_set(err, ERROR_STATE, -ENODATA,
 				"a full sync is under way: until it is committed there is no state "
 				"to promote");
@@ -163,8 +163,11 @@ int promote(struct node *n, bool force, bool disks_only, struct promotion *ret_p
 		n->receiver, true, note.generation, &p.discarded_epochs, &p.discarded_bytes);
 	fault_point(FAULT_PROMOTE_DISCARD);
 	receiver_get_status(n->receiver, &st);
-	/* COMMITs on their way to the journal are part of the state; after this nothing is. */
-	while (st.core.mode == REPLICA_READY && st.core.pending_epochs > 0 && !n->stopping) {
+	/* COMMITs on their way to the journal are part of the state, and so is a sync that came
+	 * whole into clones; after this nothing is. */
+	while (((st.core.mode == REPLICA_READY && st.core.pending_epochs > 0) ||
+		       (st.core.mode != REPLICA_FAILED && st.core.cloned)) &&
+		!n->stopping) {
 		pthread_cond_wait(&n->changed, &n->lock);
 		receiver_get_status(n->receiver, &st);
 	}

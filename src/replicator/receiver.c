@@ -9,6 +9,7 @@
 #include <sys/random.h>
 
 #include "core/pages.h"
+#include "replicator/clones.h"
 #include "replicator/memory.h"
 #include "replicator/receiver_internal.h"
 #include "util/bytes.h"
@@ -216,6 +217,21 @@ static void receiver_note_loaded(struct metadata *m, void *ctx)
 	(void)identity_load(&m->id, *(uint64_t *)ctx);
 }
 
+/* The disks and the journal are of the epoch that a sync into clones brought. */
+static int receiver_load_cloned(struct receiver *r, uint64_t epoch, struct error *err)
+{
+	int e = node_meta_update(r->n, clones_note_done, &epoch, err);
+
+	if (e == 0)
+		e = receiver_clear_maps(r, err);
+	if (e < 0)
+		return e;
+	clones_forget(r->n);
+	log_info("the disks were replaced by their clones, which hold the sync: epoch %llu",
+		(unsigned long long)epoch);
+	return 0;
+}
+
 static int receiver_load(struct receiver *r, struct error *err)
 {
 	struct node *n = r->n;
@@ -228,16 +244,23 @@ static int receiver_load(struct receiver *r, struct error *err)
 	};
 	const struct metadata *m = &n->meta.now;
 	struct journal_header h = {0};
+	uint64_t cloned = m->cloned;
 	struct replica_status st;
 	/* What was written as a primary stands on the disks and belongs to no epoch: a state below
 	 * every epoch that can come; but for the journal of a promotion, and that of a sync that
 	 * was accepted and may be committed (then metadata and header name that state already). */
 	bool written = m->id.role == IDENTITY_PRIMARY && !m->draining &&
 		       identity_is_none(&m->id.next.generation);
-	uint64_t committed = !m->id.consistent ? 0 : written ? max_u64(m->seen, 1) : m->committed;
+	uint64_t committed;
 	const char *why;
-	int e;
+	int e = cloned ? clones_resume(n, &cloned, err) : 0;
 
+	if (e < 0)
+		return e;
+	committed = cloned              ? cloned
+		    : !m->id.consistent ? 0
+		    : written           ? max_u64(m->seen, 1)
+					: m->committed;
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		cfg.sizes[i] = n->volumes[i].size;
 	if (n->guest &&
@@ -250,8 +273,10 @@ static int receiver_load(struct receiver *r, struct error *err)
 		cfg.second = n->memory->second;
 	}
 	e = journal_io_open(r, &h, err);
-	if (e == 0 && (!committed || written))
+	if (e == 0 && (!committed || written || cloned))
 		e = receiver_reset_journal(r, &h, committed, err);
+	if (e == 0 && cloned)
+		e = receiver_load_cloned(r, cloned, err);
 	if (e < 0)
 		return e;
 	cfg.ring = r->ring;
@@ -455,6 +480,7 @@ void receiver_discard(struct receiver *r, bool promoted, uint64_t generation, ui
 void receiver_connect(struct receiver *r)
 {
 	r->disconnected = false;
+	r->clone_failure[0] = '\0';
 	node_set_reason(r->n, "%s", "");
 }
 

@@ -71,6 +71,8 @@ struct receiver {
 	struct receiver_request *request; /* (L) */
 	char failure[160];                /* (L) why commits have stopped; set once */
 	char applier_why[96];             /* applier only: object and action of its failure */
+	/* (L) why a sync into clones was given up; none is offered until a command to connect */
+	char clone_failure[512];
 
 	/* applier (L) */
 	pthread_cond_t apply, applied; /* with node.lock */

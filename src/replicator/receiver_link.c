@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "core/dirtymap_wire.h"
+#include "replicator/clones.h"
 #include "replicator/control.h"
 #include "replicator/grow.h"
 #include "replicator/receiver_internal.h"
@@ -40,7 +41,10 @@ static void receiver_end(struct receiver *r, const char *why)
 	r->digests_count = 0;
 	r->grow_asked = false;
 	if (why && !r->disconnected && !r->failure[0])
-		node_set_reason(n, "no primary: %s", why);
+		node_set_reason(n, "no primary: %s%s%s", why,
+			r->clone_failure[0] ? "; a sync into clones of the disks was given up: "
+					    : "",
+			r->clone_failure);
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);
 	receiver_free_thawed(r);
@@ -194,16 +198,25 @@ static void receiver_session(struct receiver *r, uint64_t now)
 {
 	struct node *n = r->n;
 	const char *why = NULL;
-	bool stuck, failed;
+	bool stuck, failed, broken;
+	char text[600];
 	int e;
 
 	e = receiver_receive(r, &why);
 	pthread_mutex_lock(&n->lock);
+	broken = r->clone_failure[0] && replica_cloning(r->core);
+	snprintf(text, sizeof(text), "the sync into clones of the disks was given up: %s",
+		r->clone_failure);
 	if (e == 0 && now - r->link.said >= RECEIVER_ACK_EVERY)
 		replica_rx_idle(r->core);
 	stuck = r->blocked && replica_rx_stuck(r->core);
 	failed = r->failure[0];
 	pthread_mutex_unlock(&n->lock);
+	if (broken) {
+		link_goodbye(&r->link, RECORD_GOODBYE_FAILED, 0, text);
+		receiver_end(r, "its sync cannot go on");
+		return;
+	}
 	if (e == 0)
 		e = receiver_say(r, now);
 	if (e < 0) {
@@ -359,9 +372,10 @@ static void receiver_try_accept(struct receiver *r, struct candidate *c)
 {
 	struct identity_decision how;
 	struct hello own;
-	bool idle, closed;
+	bool idle, closed, may_clone;
 
 	pthread_mutex_lock(&r->n->lock);
+	may_clone = !r->clone_failure[0];
 	idle = replica_memory_idle(r->core);
 	closed = r->disconnected;
 	pthread_mutex_unlock(&r->n->lock);
@@ -373,6 +387,7 @@ static void receiver_try_accept(struct receiver *r, struct candidate *c)
 		return;
 	/* What the former session has committed meanwhile counts. */
 	node_hello(r->n, IDENTITY_SECONDARY, &own);
+	own.clones = may_clone && clones_possible(r->n);
 	identity_decide(&c->peer.id, &own.id, &how);
 	if (identity_refused(&how))
 		receiver_reject(r, c, how.text, true);
@@ -469,7 +484,7 @@ static void receiver_carry_out(struct receiver *r)
 
 		replica_get_status(r->core, &st);
 		/* A full sync that did not end is no epoch of its own; its session ends here. */
-		if (st.mode != REPLICA_DIRECT)
+		if (st.mode != REPLICA_DIRECT || st.cloned)
 			replica_discard(r->core, &q->epochs, &q->bytes);
 	}
 	pthread_mutex_unlock(&n->lock);

@@ -242,6 +242,7 @@ int seal_accept(const struct conf *conf, unsigned index, struct error *err)
 			r = error_errno(err, "cannot remove %s", path);
 	if (r == 0)
 		r = file_sync_parent(path);
+	m.cloned = 0; /* of disks that are no more */
 	if (r == 0) {
 		r = uuid_random64(&fresh);
 		if (r == 0)

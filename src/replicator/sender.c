@@ -348,6 +348,7 @@ void sender_get_status(struct sender *s, struct sender_status *ret_status)
 		.received = s->core.received,
 		.committed = s->core.committed,
 		.syncing = s->core.state == PRIMARY_SYNCING,
+		.sync_kind = s->sync_kind,
 		.sync_done = s->sync_done,
 		.sync_total = s->sync_total,
 		.sync_sent = s->sync_sent,

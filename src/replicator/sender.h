@@ -17,6 +17,7 @@ struct sender_status {
 	uint64_t open, received, committed;
 	struct primary_pending pending;
 	bool syncing;
+	enum record_sync sync_kind;
 	uint64_t sync_done, sync_total, sync_sent, sync_rate; /* bytes, bytes per second */
 	/* with a guest */
 	uint64_t session;               /* number of the newest one, 0 = none yet */

@@ -146,7 +146,7 @@ static int sender_choose(struct sender *s, const struct hello *peer,
 	uint64_t need, limit = peer->journal > SENDER_JOURNAL_ROOM
 				       ? (peer->journal - SENDER_JOURNAL_ROOM) / 16 * 15
 				       : 0;
-	char have[32], want[32], why[400];
+	char have[32], want[32], why[512];
 
 	*ret_kind = RECORD_SYNC_IN_PLACE;
 	if (!how->keeps_state)
@@ -164,14 +164,22 @@ static int sender_choose(struct sender *s, const struct hello *peer,
 		*ret_kind = RECORD_SYNC_STAGED;
 		return 0;
 	}
-	if (how->discards || s->n->conf->unsafe_resync_in_place)
+	if (how->discards)
+		return 0;
+	if (peer->clones) {
+		*ret_kind = RECORD_SYNC_CLONED;
+		return 0;
+	}
+	if (s->n->conf->unsafe_resync_in_place)
 		return 0;
 	units_format_size(need, want, sizeof(want));
 	units_format_size(peer->journal, have, sizeof(have));
 	snprintf(why, sizeof(why),
 		"the sync of %s%s does not fit into the secondary's journal of %s, which keeps its "
-		"state usable meanwhile: make journal-size larger (tandem init --force on it), or "
-		"give that up with resync = in-place in [unsafe]",
+		"state usable meanwhile, and the secondary offers no clones of its disks (if it "
+		"gave one up, its status says why): have them on a file system that makes clones "
+		"(XFS, Btrfs), or make journal-size larger (tandem init --force on it), or give "
+		"that state up with resync = in-place in [unsafe]",
 		need > limit * 2 ? "more than " : "", want, have);
 	return sender_refuse(s, why, err);
 }
@@ -191,6 +199,7 @@ static void sender_session_start(struct sender *s, const struct hello *peer, enu
 	s->session++;
 	s->sync_done = s->sync_sent = s->sync_rate = 0;
 	s->sync_total = total;
+	s->sync_kind = kind;
 	s->connected = true;
 	s->tls = transport_is_tls(s->link.transport);
 	snprintf(s->peer, sizeof(s->peer), "%s", transport_peer(s->link.transport));
@@ -229,6 +238,8 @@ int sender_begin(struct sender *s, const struct hello *peer, const struct identi
 	snprintf(what, sizeof(what), "%s sync%s", full ? "full" : "incremental",
 		kind == RECORD_SYNC_STAGED
 			? ", staged: the secondary keeps its last state until it commits"
+		: kind == RECORD_SYNC_CLONED
+			? ", into clones: the secondary keeps its last state until it commits"
 			: "");
 	/* Held until the session has begun: node_note_write must not come in between. */
 	pthread_mutex_lock(&n->meta_lock);

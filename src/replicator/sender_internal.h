@@ -54,6 +54,7 @@ struct sender {
 	bool sync_running;                                    /* written by the link thread, (L) */
 	bool sync_stop, sync_ended;                           /* (L) */
 	int sync_error;                                       /* (L) */
+	enum record_sync sync_kind;                           /* (L) of the session */
 	uint64_t sync_done, sync_total, sync_sent, sync_rate; /* (L) */
 };
 

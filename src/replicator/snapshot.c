@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "replicator/backing_clone.h"
 #include "util/bytes.h"
 #include "util/file.h"
 #include "util/log.h"
@@ -18,6 +19,7 @@ struct snapshot {
 	struct snapshots *all;
 	struct snapshot *next;
 	struct backing *image;
+	struct backing *own; /* image is a clone, which nothing changes; else NULL */
 	uint64_t size;
 	int fd;         /* saved blocks, at their own offsets; sparse */
 	uint8_t *saved; /* a bit per block; changed with the lock taken for writing */
@@ -105,6 +107,7 @@ struct snapshot *snapshot_free(struct snapshot *snap)
 		atomic_fetch_sub(&snap->all->count, 1);
 	}
 	snapshots_unlock(snap->all);
+	backing_free(snap->own);
 	close(snap->fd);
 	free(snap->saved);
 	free(snap);
@@ -161,6 +164,31 @@ void snapshot_forget(struct snapshot *snap, uint64_t off, uint64_t len)
 			(off_t)((end / SNAPSHOT_BLOCK - first) * SNAPSHOT_BLOCK));
 }
 
+static void snapshot_break(struct snapshot *snap, int err)
+{
+	atomic_store(&snap->broken, true);
+	log_warning("read-only view: cannot keep the old content of %s (%s); its reads fail from "
+		    "now on",
+		backing_target(snap->image), strerror(-err));
+}
+
+void snapshots_detach(struct snapshots *s)
+{
+	pthread_rwlock_wrlock(&s->lock);
+	for (struct snapshot *snap = s->first; snap; snap = snap->next) {
+		int r;
+
+		if (snap->own || atomic_load(&snap->broken))
+			continue;
+		r = backing_clone_new(snap->image, &snap->own);
+		if (r < 0)
+			snapshot_break(snap, r);
+		else
+			snap->image = snap->own;
+	}
+	pthread_rwlock_unlock(&s->lock);
+}
+
 /* One block, for every snapshot that lacks it. Only one thread changes a block at a time (its range
  * lock, or the applier), so it is read once and nobody saves it meanwhile. */
 static void snapshots_save_block(struct snapshots *s, uint64_t block)
@@ -173,7 +201,8 @@ static void snapshots_save_block(struct snapshots *s, uint64_t block)
 		uint64_t off = block * SNAPSHOT_BLOCK;
 		uint32_t len;
 
-		if (off >= snap->size || snapshot_has(snap, block) || atomic_load(&snap->broken))
+		if (off >= snap->size || snapshot_has(snap, block) || snap->own ||
+			atomic_load(&snap->broken))
 			continue;
 		len = (uint32_t)min_u64(SNAPSHOT_BLOCK, snap->size - off);
 		if (!buf) {
@@ -183,10 +212,7 @@ static void snapshots_save_block(struct snapshots *s, uint64_t block)
 		if (r == 0)
 			r = file_pwrite(snap->fd, buf, len, off);
 		if (r < 0) {
-			atomic_store(&snap->broken, true);
-			log_warning("read-only view: cannot keep the old content of %s (%s); its "
-				    "reads fail from now on",
-				backing_target(snap->image), strerror(-r));
+			snapshot_break(snap, r);
 			r = 0;
 			continue;
 		}

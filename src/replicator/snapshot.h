@@ -47,6 +47,10 @@ int snapshot_pread(struct snapshot *snap, void *buf, uint32_t len, uint64_t off)
 /* The whole blocks of this range will not be read any more: nothing of them is kept from now on. */
 void snapshot_forget(struct snapshot *snap, uint64_t off, uint64_t len);
 
+/* Before the image's content as a whole is replaced by that of a clone (backing_clone.h): those
+ * that are begun show a clone of what it is now.  No reader can see the change. */
+void snapshots_detach(struct snapshots *s);
+
 /* Before [off, off+len) of the image changes: saves what snapshots still need.  Returns when no
  * reader can see the change.  Costs one atomic load where there is no snapshot. */
 void snapshots_save(struct snapshots *s, uint64_t off, uint64_t len);

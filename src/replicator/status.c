@@ -58,6 +58,8 @@ static const char *status_state(const struct status_look *l)
 		return "failed";
 	if (l->filling)
 		return l->filling;
+	if (!l->primary && l->r.core.mode == REPLICA_DIRECT && l->r.core.cloned)
+		return "standby"; /* beside the sync, as while a staged one runs */
 	return l->primary ? primary[l->s.state] : secondary[l->r.core.mode];
 }
 
@@ -95,15 +97,19 @@ static void status_set_sync(json_t *o, const struct status_look *l)
 	uint64_t done = l->primary ? l->s.sync_done : l->r.core.sync_done;
 	uint64_t total = l->primary ? l->s.sync_total : l->r.core.sync_total;
 	uint64_t rate = l->primary ? l->s.sync_rate : 0;
+	enum record_sync kind = l->primary          ? l->s.sync_kind
+				: l->r.core.staging ? RECORD_SYNC_STAGED
+				: l->r.core.cloned  ? RECORD_SYNC_CLONED
+						    : RECORD_SYNC_IN_PLACE;
 	json_int_t eta = rate && total > done ? (json_int_t)((total - done) / rate) : -1;
 
 	if (!(l->primary ? l->s.syncing
 			 : (l->r.core.mode == REPLICA_DIRECT && !l->filling) || l->r.core.staging))
 		return;
 	json_object_set_new(o, "sync",
-		json_pack("{s:I,s:I,s:I,s:I,s:I}", "done", (json_int_t)done, "total",
-			(json_int_t)total, "rate", (json_int_t)rate, "eta", eta, "sent",
-			(json_int_t)l->s.sync_sent));
+		json_pack("{s:s,s:I,s:I,s:I,s:I,s:I}", "kind", record_sync_name(kind), "done",
+			(json_int_t)done, "total", (json_int_t)total, "rate", (json_int_t)rate,
+			"eta", eta, "sent", (json_int_t)l->s.sync_sent));
 }
 
 static void status_set_checkpoint(json_t *o, const struct node *n, const struct status_look *l)

@@ -44,6 +44,12 @@
 	X(PROMOTE_MEMORY, "promote-memory")                                                        \
 	X(PROMOTE_METADATA, "promote-metadata")                                                    \
 	X(PROMOTE_WRITABLE, "promote-writable")                                                    \
+	X(CLONE_MADE, "clone-made")                                                                \
+	X(CLONE_KEPT, "clone-kept")                                                                \
+	X(CLONE_NOTED, "clone-noted")                                                              \
+	X(CLONE_DISK, "clone-disk")                                                                \
+	X(CLONE_HEADER, "clone-header")                                                            \
+	X(CLONE_DONE, "clone-done")                                                                \
 	X(GROW_MAP, "grow-map")                                                                    \
 	X(GROW_HEADER, "grow-header")                                                              \
 	X(GROW_METADATA, "grow-metadata")                                                          \

@@ -44,8 +44,10 @@ class Text(Case):
 
     def test_syncing_primary(self):
         self.show({'group': 'vm1', 'node': 'alpha', 'role': 'primary', 'state': 'syncing', 'reason': '',
-                   'sync': {'done': 512 << 20, 'total': 2 << 30, 'rate': 100 << 20, 'eta': 15, 'sent': 1 << 20}},
-                  ('sync', '512.0 MiB of 2.0 GiB (25.0 %), 100.0 MiB/s, 15 s left; 1.0 MiB sent'),
+                   'sync': {'done': 512 << 20, 'total': 2 << 30, 'rate': 100 << 20, 'eta': 15, 'sent': 1 << 20,
+                            'kind': 'clones'}},
+                  ('sync', '512.0 MiB of 2.0 GiB (25.0 %), 100.0 MiB/s, 15 s left; 1.0 MiB sent; into clones: the secondary '
+                   'keeps its state until it commits'),
                   head='vm1 on node alpha: primary, syncing (the secondary is being brought up to date and cannot '
                        'take over yet)')
 

@@ -234,7 +234,7 @@ class Hello:
 
 
 HELLO_FIXED, HELLO_VOLUME, HELLO_HISTORY = 512, 96, 16
-HELLO_FLAGS = ("consistent", "syncing", "unwritten", "yielded", "tracked")
+HELLO_FLAGS = ("consistent", "syncing", "unwritten", "yielded", "tracked", "clones")
 
 
 def _generation(body, at, position):
@@ -287,6 +287,8 @@ def parse_hello(rec):
         raise Violation(at + 64, "highest generation %d below the current one or the base" % top)
     if role == 1 and (journal or seen):
         raise Violation(at + 80, "a primary has no journal and no newest epoch seen")
+    if role == 1 and flags >> HELLO_FLAGS.index("clones") & 1:
+        raise Violation(at + 96, "a primary offers clones")
     for field, number in ((72, committed), (88, seen)):
         if number > MAX_NUMBER:
             raise Violation(at + field, "number out of range")

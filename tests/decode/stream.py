@@ -18,6 +18,7 @@ class Stream:
         self.closed = 0  # newest epoch that a SEAL or SYNC_END closed
         self.open = {}  # epoch -> [changes, bytes]
         self.sync = None  # epoch of the sync that runs
+        self.kind = None  # offset of SYNC_BEGIN: 0 in place, 1 staged, 2 into clones
         self.changes = 0
         self.change_bytes = 0
         self.closed_counts = [0, 0]
@@ -167,13 +168,14 @@ class Stream:
         elif rec.type == GROW:
             self._grow(rec)
         elif rec.type == SYNC_BEGIN:
-            if rec.offset > 1:
+            if rec.offset > 2:
                 raise Violation(rec.position, "SYNC_BEGIN of kind %d" % rec.offset)
             if self.sync is not None:
                 raise Violation(rec.position, "SYNC_BEGIN within a sync")
             if self.open:
                 raise Violation(rec.position, "SYNC_BEGIN with an open epoch")
             self.sync = rec.epoch
+            self.kind = rec.offset
             self.begun = True
             self.sync_counts = [0, 0]
         elif rec.type == SYNC_END:
@@ -366,6 +368,10 @@ def check_pair(primary, secondary):
     if primary.hello.name != secondary.hello.name or \
             len(primary.hello.volumes) != len(secondary.hello.volumes):
         raise Violation(0, "the groups do not match")
+    if primary.kind == 2 and "clones" not in secondary.hello.flags:
+        raise Violation(0, "a sync into clones, which were not offered")
+    if primary.kind and "consistent" not in secondary.hello.flags:
+        raise Violation(0, "a sync that keeps a state where there is none")
     asked = list(zip(primary.digests, primary.of_frozen))
     refused = any(not kept for _, kept in secondary.freezes)
     for answer in secondary.digests:
@@ -381,6 +387,8 @@ def check_pair(primary, secondary):
         raise Violation(0, "a GROWN does not answer the GROW in its place")
     for rec in secondary.acks:
         if rec.type == ACK_SYNCED:
+            if primary.kind:
+                raise Violation(rec.position, "ACK_SYNCED of a sync that is not in place")
             if rec.offset > primary.changes:
                 raise Violation(rec.position, "acknowledges more than was sent")
             continue

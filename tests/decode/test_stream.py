@@ -132,7 +132,7 @@ PRIMARY_FIELDS = [
     ("seal13", dict(epoch=12), "epoch 12 is closed"),
     ("seal14", dict(epoch=15, offset=1, length=8), "epoch 15 closes before 14"),
     ("begin", dict(epoch=10), "epoch 10 is closed"),
-    ("begin", dict(offset=2), "SYNC_BEGIN of kind 2"),
+    ("begin", dict(offset=3), "SYNC_BEGIN of kind 3"),
     ("begin", dict(kind=SEAL, length=0), "epoch 11 is closed"),
     ("sync_write", dict(epoch=12), "within the sync of epoch 11"),
     ("guest_write", dict(epoch=12), "within the sync of epoch 11"),
@@ -193,7 +193,8 @@ HELLO_FIELDS = [
     (dict(version=1, compat=1), "versions"), (dict(compat=3, version=3), "versions"),
     (dict(count=0), "0 volumes"), (dict(count=65), "65 volumes"),
     (dict(count=1), "HELLO of 704 bytes for 1 volumes"),
-    (dict(flags=32), "unknown flags"), (dict(reserved=b"\0" * 79 + b"\1"), "reserved field"),
+    (dict(flags=64), "unknown flags"), (dict(flags=32), "a primary offers clones"),
+    (dict(reserved=b"\0" * 79 + b"\1"), "reserved field"),
     (dict(idle=4), "reserved field"), (dict(current=(3, 0)), "generation 3 with id 0"),
     (dict(base=(0, 5)), "generation 0 with id 5"), (dict(top=2), "highest generation 2"),
     (dict(nhistory=17), "history of 17"), (dict(nhistory=1), "generation 1 in place 1"),
@@ -264,6 +265,28 @@ class Digests(Base):
         other = stream.check(samples.join(spoil(s, at, dict(volume=0))))
         with self.assertRaises(Violation):
             stream.check_pair(stream.check(samples.join(p)), other)
+
+
+class Clones(Base):
+    """A sync into clones of the secondary's disks: only where they were offered, and nothing of it counts before it commits."""
+
+    def pair(self, kind, flags, synced):
+        p, s = samples.primary(), samples.secondary()
+        p[1] = (p[1][0], dict(p[1][1], offset=kind))
+        s[0] = plain(HELLO, payload=samples.hello_payload(2, flags=flags))
+        if not synced:
+            del s[S["synced"]]
+        stream.check_pair(stream.check(samples.join(p)), stream.check(samples.join(s)))
+
+    def test_pair(self):
+        self.pair(2, 1 | 16 | 32, False)
+        self.pair(1, 1 | 16, False)
+        self.pair(0, 1 | 16 | 32, True)
+        for args, reason in (((2, 1 | 16, False), "not offered"), ((2, 1 | 16 | 32, True), "ACK_SYNCED of a sync"),
+                             ((1, 1 | 16, True), "ACK_SYNCED of a sync"), ((1, 16, False), "where there is none")):
+            with self.assertRaises(Violation) as caught:
+                self.pair(*args)
+            self.assertIn(reason, caught.exception.reason)
 
 
 class Growth(Base):

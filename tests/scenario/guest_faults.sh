@@ -22,7 +22,8 @@ primary_points=(agent-begin agent-stop agent-cut-sent agent-scan agent-copy agen
 standby_points=(standby-pages standby-state standby-seal standby-commit standby-flushed standby-applying:2 standby-applied)
 both_points=(standby-seal standby-commit standby-flushed)
 promote_points=(promote-discard promote-memory promote-metadata promote-writable resume-begin resume-qemu resume-loaded resume-cont)
-other_points=(grow-map grow-header grow-metadata grow-answered grow-copied) # grow.py has a side die there
+other_points=(grow-map grow-header grow-metadata grow-answered grow-copied # grow.py has a side die there
+  clone-made clone-kept clone-noted clone-disk clone-header clone-done) # clones.py
 
 # --- the list: here, in the program and in the document ---
 

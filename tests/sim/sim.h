@@ -61,6 +61,8 @@ enum sim_break {
 	BREAK_FORGET_SENT,   /* what was on its way when the link went is not wanted again */
 	BREAK_NOT_LOOSE,     /* local writes that no flush covered are forgotten at a power cut */
 	BREAK_SYNCED_EARLY,  /* a part of a sync in place is acknowledged before it is durable */
+	BREAK_CLONE_EARLY,   /* clones take the images' place although they were not flushed */
+	BREAK_CLONE_NO_NOTE, /* ... and the metadata does not say so before */
 	BREAK_COUNT,
 };
 
@@ -83,7 +85,7 @@ struct sim_stats {
 	uint64_t seeds, events, writes, zeros, flushes, cuts, syncs, sync_ends, commits, applied;
 	uint64_t direct, crashes_p, crashes_s, breaks, flips, flips_seen, shadows, live;
 	uint64_t recovered, queue_full, rx_wait, from_journal, wraps, discards, promotions, local;
-	uint64_t staged, too_big;
+	uint64_t staged, too_big, cloned, clones_failed, clones_resumed;
 	uint64_t pages, abandoned, memory_checks, resumed;
 	uint64_t unpromotable, errors, goodbyes, empty_batches;
 	uint64_t synced, wanted, sync_bytes, mapped;
@@ -279,14 +281,17 @@ void memory_promote(struct sim *s);
 struct sim_meta {
 	uint64_t serial, committed;
 	bool consistent;
+	uint64_t cloned; /* epoch that the clones hold, which replace the images; 0 = none */
 };
 
 struct sim_secondary {
 	bool alive;
 	struct replica *r;
-	struct disk journal, meta, image[SIM_VOLUMES];
+	struct disk journal, meta, image[SIM_VOLUMES], clone[SIM_VOLUMES];
 	struct sim_meta meta_now;
-	bool marking; /* "inconsistent" is on its way to the metadata */
+	uint64_t clone_session; /* whose sync the clones are of; 0 = none */
+	bool replacing;         /* the images become what the clones are */
+	bool marking;           /* "inconsistent" is on its way to the metadata */
 	/* receiving */
 	bool lent, rx_scheduled;
 	uint8_t *lent_buf;
@@ -322,10 +327,22 @@ void secondary_rx(struct sim *s, void *arg);
 void secondary_kick(struct sim *s);
 void secondary_promote(struct sim *s, void *arg);
 void meta_write(struct sim *s, const struct sim_meta *m, sim_fn fn);
+/* SIM_SECTOR bytes. */
+void meta_encode(const struct sim_meta *m, uint8_t *buf);
+void apply_flushed(struct sim *s, void *arg);
 void apply_kick(struct sim *s);
 void local_start(struct sim *s);
 void controller_start(struct sim *s);
 bool local_cut(struct sim *s);
+
+/* --- sim_clones.c --- */
+/* For the batch, which is of a sync into them. */
+void clones_make(struct sim *s);
+/* Now and then the batch fails, and with it the sync. */
+bool clones_fail(struct sim *s);
+/* Ends in apply_flushed, with the images durable. */
+void clones_replace(struct sim *s);
+void clones_resume(struct sim *s);
 
 /* --- sim_check.c --- */
 /* Metadata and header slots as they would be found with this salt; false = none is valid. */

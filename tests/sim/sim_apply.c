@@ -10,16 +10,23 @@
 
 static void apply_take(struct sim *s, void *arg);
 
-void meta_write(struct sim *s, const struct sim_meta *m, sim_fn fn)
+void meta_encode(const struct sim_meta *m, uint8_t *buf)
 {
-	uint8_t buf[SIM_SECTOR] = {0};
-
-	s->sec.meta_now.serial++;
-	put_le64(buf, s->sec.meta_now.serial);
+	memset(buf, 0, SIM_SECTOR);
+	put_le64(buf, m->serial);
 	put_le64(buf + 8, m->committed);
 	buf[16] = m->consistent;
-	s->sec.meta_now.committed = m->committed;
-	s->sec.meta_now.consistent = m->consistent;
+	put_le64(buf + 24, m->cloned);
+}
+
+void meta_write(struct sim *s, const struct sim_meta *m, sim_fn fn)
+{
+	uint8_t buf[SIM_SECTOR];
+	uint64_t serial = s->sec.meta_now.serial + 1;
+
+	s->sec.meta_now = *m;
+	s->sec.meta_now.serial = serial;
+	meta_encode(&s->sec.meta_now, buf);
 	disk_write(
 		&s->sec.meta, s->sec.meta_now.serial % 2 * SIM_SECTOR, buf, sizeof(buf), fn, NULL);
 }
@@ -45,6 +52,7 @@ static void apply_committed(struct sim *s, void *arg)
 {
 	uint64_t epoch = s->sec.meta_now.committed;
 
+	s->sec.replacing = false;
 	sim_trace(s, "apply: full sync committed as epoch %llu", (unsigned long long)epoch);
 	replica_direct_committed(s->sec.r, epoch);
 	s->stats->commits++;
@@ -81,7 +89,7 @@ static void apply_header_flush(struct sim *s, void *arg)
 		disk_flush(&s->sec.journal, apply_tail_durable, arg);
 }
 
-static void apply_flushed(struct sim *s, void *arg)
+void apply_flushed(struct sim *s, void *arg)
 {
 	struct sim_secondary *sec = &s->sec;
 	struct replica_batch b = sec->batch;
@@ -89,9 +97,13 @@ static void apply_flushed(struct sim *s, void *arg)
 
 	if (--sec->pending > 0)
 		return;
+	if (b.cloned && b.final && !sec->replacing) {
+		clones_replace(s);
+		return;
+	}
 	sec->batch_out = false;
 	sec->header_due = replica_batch_done(sec->r, &sec->batch, &sec->header);
-	if (b.direct && !b.final && s->broken != BREAK_SYNC_NO_FLUSH) {
+	if (b.direct && !b.cloned && !b.final && s->broken != BREAK_SYNC_NO_FLUSH) {
 		replica_direct_durable(sec->r, &b);
 		s->stats->synced++;
 	}
@@ -114,7 +126,9 @@ static void apply_flushed(struct sim *s, void *arg)
 
 static void apply_flush(struct sim *s, void *arg)
 {
-	bool skip = (s->broken == BREAK_TAIL_EARLY && !s->sec.batch.direct) ||
+	const struct replica_batch *b = &s->sec.batch;
+	bool skip = (b->cloned && (!b->final || s->broken == BREAK_CLONE_EARLY)) ||
+		    (s->broken == BREAK_TAIL_EARLY && !s->sec.batch.direct) ||
 		    (s->broken == BREAK_SYNC_NO_FLUSH && s->sec.batch.direct) ||
 		    (s->broken == BREAK_SYNCED_EARLY && s->sec.batch.direct && !s->sec.batch.final);
 
@@ -126,7 +140,7 @@ static void apply_flush(struct sim *s, void *arg)
 		return;
 	}
 	for (unsigned v = 0; v < s->plan.volumes; v++)
-		disk_flush(&s->sec.image[v], apply_flushed, arg);
+		disk_flush(b->cloned ? &s->sec.clone[v] : &s->sec.image[v], apply_flushed, arg);
 }
 
 /* --- the writes --- */
@@ -155,7 +169,9 @@ static void apply_write(struct sim *s, void *arg)
 	struct sim_secondary *sec = &s->sec;
 
 	sec->marking = false;
-	if (sec->batch.direct)
+	if (sec->batch.cloned)
+		clones_make(s);
+	else if (sec->batch.direct)
 		s->oracle.promise = 0; /* in place: until it commits nothing is promised */
 	sec->pending = 1;
 	for (unsigned v = 0; v < s->plan.volumes; v++) {
@@ -174,7 +190,8 @@ static void apply_write(struct sim *s, void *arg)
 					sim_rng(s, 100) == 0)
 					to -= SIM_SECTOR;
 				sec->pending++;
-				disk_write(&sec->image[v], to, buf, n, apply_flush, arg);
+				disk_write(sec->batch.cloned ? &sec->clone[v] : &sec->image[v], to,
+					buf, n, apply_flush, arg);
 				at += n;
 			}
 		}
@@ -217,7 +234,10 @@ static void apply_take(struct sim *s, void *arg)
 	sim_trace(s, "apply: batch up to epoch %llu, %llu bytes%s%s",
 		(unsigned long long)sec->batch.epoch, (unsigned long long)sec->batch.bytes,
 		sec->batch.direct ? ", full sync" : "", sec->batch.final ? ", the last" : "");
-	if (sec->batch.direct && sec->meta_now.consistent && s->broken != BREAK_NO_MARK) {
+	if (sec->batch.cloned && clones_fail(s))
+		return;
+	if (sec->batch.direct && !sec->batch.cloned && sec->meta_now.consistent &&
+		s->broken != BREAK_NO_MARK) {
 		struct sim_meta m = {.consistent = false, .committed = sec->meta_now.committed};
 
 		sec->marking = true;

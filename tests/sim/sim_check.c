@@ -53,7 +53,8 @@ bool check_slots(
 
 		disk_peek(&s->sec.meta, i * SIM_SECTOR, buf, SIM_SECTOR, salt);
 		if (get_le64(buf) > ret_meta->serial)
-			*ret_meta = (struct sim_meta){get_le64(buf), get_le64(buf + 8), buf[16]};
+			*ret_meta = (struct sim_meta){
+				get_le64(buf), get_le64(buf + 8), buf[16], get_le64(buf + 24)};
 		disk_peek(&s->sec.journal, i * JOURNAL_BLOCK, buf, sizeof(buf), salt);
 		if (journal_header_decode(buf, &h) == NULL &&
 			(!found || h.serial > ret_header->serial)) {
@@ -84,17 +85,34 @@ static void check_overlay(
 	}
 }
 
-const uint8_t *check_read(struct sim *s, struct replica *r, bool open, uint64_t salt, bool peek)
+static void check_room(const struct sim *s)
 {
-	struct check_source c = {s, salt, peek};
-	struct imap *m = imap_new();
-
 	if (check_size < s->oracle.total) {
 		free(check_data);
 		check_data = malloc(s->oracle.total);
 		check_size = s->oracle.total;
 	}
-	if (!m || !check_data)
+	if (!check_data)
+		abort();
+}
+
+/* What the clones would hold after a power cut. */
+static const uint8_t *check_clones(struct sim *s, uint64_t salt)
+{
+	check_room(s);
+	for (unsigned v = 0; v < s->plan.volumes; v++)
+		disk_peek(
+			&s->sec.clone[v], 0, check_data + s->oracle.base[v], s->plan.size[v], salt);
+	return check_data;
+}
+
+const uint8_t *check_read(struct sim *s, struct replica *r, bool open, uint64_t salt, bool peek)
+{
+	struct check_source c = {s, salt, peek};
+	struct imap *m = imap_new();
+
+	check_room(s);
+	if (!m)
 		abort();
 	for (unsigned v = 0; v < s->plan.volumes; v++) {
 		uint8_t *to = check_data + s->oracle.base[v];
@@ -153,7 +171,8 @@ void check_live(struct sim *s, bool open, const char *where)
 	if (!s->sec.alive)
 		return;
 	replica_get_status(s->sec.r, &st);
-	if (st.mode != REPLICA_READY)
+	if (st.mode != REPLICA_READY &&
+		!(st.mode == REPLICA_DIRECT && st.cloned && !s->sec.replacing))
 		return;
 	s->stats->live++;
 	if (open && s->sec.local)
@@ -217,6 +236,10 @@ void check_shadow(struct sim *s, uint64_t salt, const char *where)
 	s->stats->shadows++;
 	if (!check_slots(s, salt, &m, &h)) {
 		sim_fail(s, "%s: no valid journal header", where);
+		return;
+	}
+	if (m.cloned) { /* done at the start: the images are the clones, and the journal is empty */
+		oracle_check(s, check_clones(s, salt), m.cloned, where);
 		return;
 	}
 	if (!m.consistent && s->oracle.promise && !s->sec.marking)

@@ -210,9 +210,9 @@ void link_try_connect(struct sim *s, void *arg)
 	replica_get_status(s->sec.r, &st);
 	if (st.mode == REPLICA_FAILED)
 		return;
-	if (s->plan.memory && l->s_up)
+	if ((s->plan.memory || st.cloned) && l->s_up)
 		link_close_s(s); /* what it has sealed goes its way before the next one begins */
-	if (s->plan.memory && !replica_memory_idle(s->sec.r))
+	if ((s->plan.memory || st.cloned) && !replica_memory_idle(s->sec.r))
 		return;
 	pipe_clear(&l->to_s);
 	pipe_clear(&l->to_p);

@@ -158,7 +158,7 @@ void secondary_promote(struct sim *s, void *arg)
 	}
 	link_close_s(s);
 	replica_get_status(sec->r, &st);
-	if (st.mode == REPLICA_DIRECT || st.mode == REPLICA_FAILED ||
+	if (st.mode == REPLICA_DIRECT || st.mode == REPLICA_FAILED || st.cloned ||
 		(st.mode == REPLICA_EMPTY && sec->applying)) {
 		/* The last batch of a full sync is on its way; or the node is started again. */
 		sim_after(s, SIM_WORLD, SIM_MS, secondary_promote, arg);

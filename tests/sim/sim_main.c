@@ -25,6 +25,8 @@ static const char *const break_names[BREAK_COUNT] = {
 	[BREAK_FORGET_SENT] = "forget-sent",
 	[BREAK_NOT_LOOSE] = "not-loose",
 	[BREAK_SYNCED_EARLY] = "synced-early",
+	[BREAK_CLONE_EARLY] = "clone-early",
+	[BREAK_CLONE_NO_NOTE] = "clone-no-note",
 	[BREAK_MEMORY_LATE] = "memory-late",
 	[BREAK_MEMORY_DROP] = "memory-drop",
 };
@@ -78,6 +80,9 @@ static void print_stats(const struct sim_stats *st)
 		{"without a state", st->unpromotable},
 		{"local changes", st->local},
 		{"staged syncs", st->staged},
+		{"syncs into clones", st->cloned},
+		{"of which failed", st->clones_failed},
+		{"clones found at a start", st->clones_resumed},
 		{"too big", st->too_big},
 		{"pages of memory", st->pages},
 		{"checkpoints abandoned", st->abandoned},

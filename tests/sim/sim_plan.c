@@ -174,6 +174,7 @@ static void run_setup(struct sim *s)
 
 		disk_init(a, s, SIM_PRIMARY, "primary", s->plan.size[v]);
 		disk_init(b, s, SIM_SECONDARY, "secondary", s->plan.size[v]);
+		disk_init(&sec->clone[v], s, SIM_SECONDARY, "clone", s->plan.size[v]);
 		/* Holes on the primary, other data on the secondary. */
 		for (uint64_t at = 0; at < a->size; at += 8192) {
 			uint64_t n = min_u64(8192, a->size - at);

@@ -237,11 +237,12 @@ void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool 
 	/* In place although there is a state: [unsafe]. */
 	if (keeps && !sim_chance(s, 30) && wanted + journal / 2 < journal)
 		kind = RECORD_SYNC_STAGED;
+	else if (keeps && sim_chance(s, 60))
+		kind = RECORD_SYNC_CLONED;
 	s->stats->staged += kind == RECORD_SYNC_STAGED;
 	s->stats->sync_bytes += wanted;
 	s->stats->wanted += s->oracle.total;
-	sim_trace(s, "sync: %llu bytes, %s", (unsigned long long)wanted,
-		kind == RECORD_SYNC_STAGED ? "staged" : "in place");
+	sim_trace(s, "sync: %llu bytes, %s", (unsigned long long)wanted, record_sync_name(kind));
 	primary_session_begin(&s->p.core, floor, kind, wanted, journal / 4);
 	sync_begin(s);
 }

@@ -297,6 +297,7 @@ void secondary_start(struct sim *s, void *arg)
 		sim_fail(s, "no valid journal header");
 		return;
 	}
+	clones_resume(s);
 	if (sec->marking && !sec->meta_now.consistent)
 		s->oracle.promise = 0; /* it died right after the full sync had marked the images */
 	sec->marking = false;
@@ -351,6 +352,8 @@ void secondary_crash(struct sim *s, bool power)
 	disk_crash(&sec->meta, power);
 	for (unsigned v = 0; v < s->plan.volumes; v++)
 		disk_crash(&sec->image[v], power);
+	for (unsigned v = 0; v < s->plan.volumes; v++)
+		disk_crash(&sec->clone[v], power);
 }
 
 void secondary_free(struct sim *s)
@@ -365,4 +368,6 @@ void secondary_free(struct sim *s)
 	disk_free(&sec->meta);
 	for (unsigned v = 0; v < s->plan.volumes; v++)
 		disk_free(&sec->image[v]);
+	for (unsigned v = 0; v < s->plan.volumes; v++)
+		disk_free(&sec->clone[v]);
 }

@@ -388,6 +388,29 @@ static void test_missed_end_of_sync(void **state)
 	assert_int_equal(meet(&b, &a), IDENTITY_REFUSE_SPLIT_BRAIN);
 }
 
+/* The two steps at the end of a sync into clones come to what the commit of a staged one does: so
+ * the model need not know them. In between there is no state. */
+static void test_sync_into_clones(void **state)
+{
+	struct identity a, b, staged;
+
+	(void)state;
+	started(&a, &b);
+	identity_write(&a, true, 200);
+	for (unsigned was_primary = 0; was_primary < 2; was_primary++) {
+		b.role = was_primary ? IDENTITY_PRIMARY : IDENTITY_SECONDARY;
+		identity_accept(&b, &a, false, 20);
+		identity_session(&a, &b, false);
+		assert_null(identity_refuse_promotion(&b));
+		staged = b;
+		assert_true(identity_settle(&staged, 21));
+		identity_touch(&b);
+		assert_non_null(identity_refuse_promotion(&b));
+		assert_true(identity_settle(&b, 21));
+		assert_memory_equal(&b, &staged, sizeof(b));
+	}
+}
+
 static void test_sync_in_place(void **state)
 {
 	struct identity a = node(), b = node();
@@ -440,6 +463,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_superseded),
 		cmocka_unit_test(test_missed_end_of_sync),
 		cmocka_unit_test(test_sync_in_place),
+		cmocka_unit_test(test_sync_into_clones),
 		cmocka_unit_test(test_history_keeps_base),
 	};
 

@@ -421,6 +421,11 @@ static void second_session_staged(void **state)
 	second_session(RECORD_SYNC_STAGED);
 }
 
+static void second_session_into_clones(void **state)
+{
+	second_session(RECORD_SYNC_CLONED);
+}
+
 static void second_session_in_place(void **state)
 {
 	second_session(RECORD_SYNC_IN_PLACE);
@@ -595,6 +600,7 @@ int main(void)
 		cmocka_unit_test(table_limits),
 		cmocka_unit_test(memory_follows_commit),
 		cmocka_unit_test(second_session_staged),
+		cmocka_unit_test(second_session_into_clones),
 		cmocka_unit_test(second_session_in_place),
 		cmocka_unit_test(abandoned_goes_with_the_next),
 		cmocka_unit_test(checkpoints_have_a_limit),

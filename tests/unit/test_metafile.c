@@ -24,7 +24,7 @@ static void fill(struct metadata *m)
 {
 	struct identity *id = &m->id;
 
-	*m = (struct metadata){.committed = 77, .seen = 1ull << 40};
+	*m = (struct metadata){.committed = 77, .seen = 1ull << 40, .cloned = 1ull << 39 | 5};
 	memset(id->group.b, 0x5a, sizeof(id->group.b));
 	id->role = IDENTITY_SECONDARY;
 	id->volumes = RECORD_MAX_VOLUMES;
