@@ -13,7 +13,7 @@
 #include "replicator/wake.h"
 
 #define RECEIVER_DIGESTS 16u   /* that may wait for an answer */
-#define RECEIVER_CANDIDATES 4u /* connections that have not said who they are */
+#define RECEIVER_CANDIDATES 8u /* connections that have not said who they are */
 
 struct receiver_request {
 	enum { REQUEST_NONE, REQUEST_COMMIT, REQUEST_DISCARD, REQUEST_CLOSE } kind;

@@ -421,10 +421,54 @@ static void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t
 		receiver_reject(r, c, "it said nothing", false);
 }
 
+/* Somebody who could be anybody: no credentials of TLS, no valid hello. */
+static bool receiver_is_stranger(const struct candidate *c)
+{
+	return c->link.transport && !c->waiting &&
+	       !(c->established && transport_is_tls(c->link.transport));
+}
+
+/* The same address, on whatever port. */
+static bool receiver_same_host(const struct candidate *a, const struct candidate *b)
+{
+	const char *x = transport_peer(a->link.transport), *y = transport_peer(b->link.transport);
+	const char *xport = strrchr(x, ':'), *yport = strrchr(y, ':');
+
+	return xport && yport && xport - x == yport - y && !strncmp(x, y, (size_t)(xport - x));
+}
+
+/* All places are taken: of the host that holds the most of them, the oldest stranger gives way.  So
+ * nobody keeps the peer out by saying nothing, and who connects often displaces himself. */
+static void receiver_make_room(struct receiver *r)
+{
+	struct candidate *victim = NULL;
+	unsigned most = 0;
+
+	for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++) {
+		struct candidate *c = &r->candidates[i];
+		unsigned held = 0;
+
+		if (!c->link.transport)
+			return;
+		if (!receiver_is_stranger(c))
+			continue;
+		for (unsigned k = 0; k < RECEIVER_CANDIDATES; k++)
+			held += r->candidates[k].link.transport &&
+				receiver_same_host(c, &r->candidates[k]);
+		if (held > most || (held == most && victim && c->deadline < victim->deadline)) {
+			victim = c;
+			most = held;
+		}
+	}
+	if (victim)
+		receiver_reject(r, victim, "it said nothing, and others wait", false);
+}
+
 static void receiver_listen(struct receiver *r, int fd, uint64_t now)
 {
 	struct error err = {0};
 
+	receiver_make_room(r);
 	for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++) {
 		struct candidate *c = &r->candidates[i];
 		struct transport *t;
