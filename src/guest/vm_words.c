@@ -10,6 +10,11 @@
 #define VM_NBD_RECONNECT_S                                                                         \
 	30 /* requests of the guest wait that long for a replicator that is started again */
 
+/* The kernel forgets PR_SET_PDEATHSIG of a process that changes its user. */
+#define VM_OTHER_USER                                                                              \
+	"QEMU would outlive the agent, which could not look at its memory: run tandem as that "    \
+	"user"
+
 /* Options that would take from Tandem what it must decide. */
 static int vm_words_check(const struct vm_spec *spec, const struct words *w, struct error *err)
 {
@@ -23,8 +28,9 @@ static int vm_words_check(const struct vm_spec *spec, const struct words *w, str
 		{"snapshot", "disks would not be replicated"},
 		{"preconfig", "the agent needs a configured machine"},
 		{"S", "Tandem starts the vCPUs"},
+		{"runas", VM_OTHER_USER},
 	};
-	const char *m = words_option(w, "m");
+	const char *m = words_option(w, "m"), *with = words_option(w, "run-with");
 	char size[64], extra[64];
 	uint64_t bytes;
 
@@ -33,6 +39,10 @@ static int vm_words_check(const struct vm_spec *spec, const struct words *w, str
 			return error_set(err, ERROR_CONFIG, -EINVAL,
 				"[guest] qemu: -%s is not possible: %s", refused[i].option,
 				refused[i].why);
+	if (with && words_part(with, "user", false, extra, sizeof(extra)))
+		return error_set(err, ERROR_CONFIG, -EINVAL,
+			"[guest] qemu: -run-with user=%s is not possible: %s", extra,
+			VM_OTHER_USER);
 	if (!m)
 		return 0;
 	if (words_part(m, "maxmem", false, extra, sizeof(extra)) ||

@@ -103,6 +103,12 @@ static void command_lines_that_are_refused(void **state)
 		"replicated");
 	assert_string_equal(added("q --daemonize"),
 		"[guest] qemu: -daemonize is not possible: the agent is QEMU's parent");
+	assert_string_equal(added("q -runas nobody"),
+		"[guest] qemu: -runas is not possible: QEMU would outlive the agent, which could "
+		"not look at its memory: run tandem as that user");
+	assert_string_equal(added("q -run-with chroot=/x,user=nobody"),
+		"[guest] qemu: -run-with user=nobody is not possible: QEMU would outlive the "
+		"agent, which could not look at its memory: run tandem as that user");
 	assert_string_equal(added("q 'x"), "[guest] qemu: a quote is not closed");
 }
 
