@@ -251,6 +251,19 @@ static int verify_ask(struct verify *y, struct volume *v, const struct dirtymap_
 	return r;
 }
 
+/* Gives way to the clients. */
+static void verify_rest(struct verify *y, uint64_t bytes)
+{
+	bool on;
+
+	pace_end(&y->pace, bytes);
+	do {
+		pthread_mutex_lock(&y->s->n->lock);
+		on = verify_goes_on(y);
+		pthread_mutex_unlock(&y->s->n->lock);
+	} while (on && pace_sleep(&y->pace));
+}
+
 static int verify_volume(struct verify *y, struct volume *v)
 {
 	uint64_t most = min_u64(RECORD_MAX_PAYLOAD, DIGEST_BLOCKS * dirtymap_block(&v->map.map));
@@ -266,7 +279,10 @@ static int verify_volume(struct verify *y, struct volume *v)
 		pthread_mutex_unlock(&n->lock);
 		if (!any)
 			return 0;
+		pace_begin(&y->pace);
 		r = verify_ask(y, v, &run);
+		if (r == 0)
+			verify_rest(y, run.len);
 		if (r == 0 && y->asked == VERIFY_AHEAD) /* only this thread changes asked */
 			r = verify_hear(y);
 	}
@@ -304,6 +320,7 @@ void *verify_main(void *arg)
 
 	(void)pthread_setname_np(pthread_self(), "tandem-verify");
 	r = y->guest ? verify_frozen_wait(y) : 0;
+	pace_init(&y->pace, n, 0);
 	if (r == 0)
 		r = verify_passes(y);
 	/* The next one must not get the answers of this one. */

@@ -4,6 +4,7 @@
 #ifndef TANDEM_REPLICATOR_VERIFY_INTERNAL_H
 #define TANDEM_REPLICATOR_VERIFY_INTERNAL_H
 
+#include "replicator/pace.h"
 #include "replicator/sender_internal.h"
 #include "replicator/verify.h"
 
@@ -28,7 +29,8 @@ struct verify {
 	pthread_t thread;
 	uint64_t session;
 	bool repair;
-	uint8_t *buf; /* RECORD_MAX_PAYLOAD; the thread's */
+	uint8_t *buf;     /* RECORD_MAX_PAYLOAD; the thread's */
+	struct pace pace; /* the thread's */
 
 	/* (L) a ring: heard of asked have their answer */
 	struct verify_question questions[VERIFY_AHEAD];

@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from crc32c import crc32c  # noqa: E402
 
 SIZE = 192 * MIB
-KEYS = "epoch-ms = 20\nheartbeat-ms = 50\npeer-timeout-ms = 1500\n"
+KEYS = "sync-min-rate = 0\nepoch-ms = 20\nheartbeat-ms = 50\npeer-timeout-ms = 1500\n"
 OTHER = {"alpha": "beta", "beta": "alpha"}
 
 
