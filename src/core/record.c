@@ -144,6 +144,22 @@ enum record_verdict record_check(const uint8_t *buf, size_t len, enum record_pla
 	bool check_seq, uint64_t seq, struct record *ret_rec, size_t *ret_size,
 	const char **ret_why)
 {
+	return record_check_piece(
+		buf, len, place, check_seq, seq, NULL, ret_rec, ret_size, ret_why);
+}
+
+/* Up to where the payload is there. */
+static void record_sum_add(struct record_sum *sum, const uint8_t *payload, size_t have)
+{
+	sum->crc = crc32c_extend(sum->crc, payload + sum->len, have - sum->len);
+	sum->len = (uint32_t)have;
+}
+
+enum record_verdict record_check_piece(const uint8_t *buf, size_t len, enum record_place place,
+	bool check_seq, uint64_t seq, struct record_sum *sum, struct record *ret_rec,
+	size_t *ret_size, const char **ret_why)
+{
+	struct record_sum whole = {0};
 	const struct record_rule *rule;
 	struct record rec;
 	size_t size;
@@ -178,12 +194,17 @@ enum record_verdict record_check(const uint8_t *buf, size_t len, enum record_pla
 			return RECORD_BAD;
 	}
 	size = record_size(rec.payload);
+	if (!sum && len >= size)
+		sum = &whole;
+	if (sum)
+		record_sum_add(sum, buf + RECORD_HEADER_SIZE,
+			min_u64(len - RECORD_HEADER_SIZE, rec.payload));
 	if (len < size) {
 		*ret_size = size;
 		return RECORD_SHORT;
 	}
 	*ret_why = "bad payload checksum";
-	if ((rec.payload ? crc32c(buf + RECORD_HEADER_SIZE, rec.payload) : 0) != rec.payload_crc)
+	if (sum->crc != rec.payload_crc)
 		return RECORD_BAD;
 	*ret_why = "padding is not zero";
 	for (size_t i = RECORD_HEADER_SIZE + rec.payload; i < size; i++)
@@ -194,6 +215,7 @@ enum record_verdict record_check(const uint8_t *buf, size_t len, enum record_pla
 		if (*ret_why)
 			return RECORD_BAD;
 	}
+	*sum = (struct record_sum){0};
 	*ret_why = NULL;
 	*ret_rec = rec;
 	*ret_size = size;

@@ -143,6 +143,19 @@ static inline bool record_is_memory(const struct record *rec)
 	return rec->type == RECORD_PAGES || rec->type == RECORD_STATE;
 }
 
+/* The checksum of the payload of a record that comes in pieces, as far as it came; {0} before each.
+ */
+struct record_sum {
+	uint32_t len, crc;
+};
+
+/* The same, and sums what is there of the payload while it is still in the processor's cache. buf
+ * may move between the calls, what stands in it may not change.  sum is {0} again behind a whole
+ * record; NULL: the payload is summed when it is whole. */
+enum record_verdict record_check_piece(const uint8_t *buf, size_t len, enum record_place place,
+	bool check_seq, uint64_t seq, struct record_sum *sum, struct record *ret_rec,
+	size_t *ret_size, const char **ret_why);
+
 const char *record_type_name(uint16_t type);
 
 #endif

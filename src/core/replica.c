@@ -242,6 +242,7 @@ void replica_session_end(struct replica *r)
 	replica_thaw(r);
 	r->rx_len = r->rx_at;
 	r->rx_need = 0;
+	r->rx_sum = (struct record_sum){0};
 	replica_drop_open(r, true, NULL, NULL);
 	/* A full sync that came whole still commits. */
 	if (r->mode == REPLICA_DIRECT && r->direct_broken) {

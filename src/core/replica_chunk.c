@@ -165,6 +165,7 @@ int replica_filling_get(struct replica *r)
 	if (!r->filling)
 		return -ENOMEM;
 	r->rx_at = r->rx_len = JOURNAL_CHUNK_HEADER;
+	r->rx_sum = (struct record_sum){0};
 	if (skip)
 		replica_log_skip(r, skip);
 	return 0;

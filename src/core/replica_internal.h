@@ -69,6 +69,7 @@ struct replica {
 	bool commit_due, discard_due; /* records to be placed when it has come back */
 	uint32_t rx_at, rx_len;       /* in filling->buf: first unparsed byte, end of received */
 	size_t rx_need;               /* of the record that begins at rx_at */
+	struct record_sum rx_sum;     /* of the same */
 	size_t rx_size;               /* of the newest whole one: the next may be as long */
 	uint64_t session_changes, session_bytes, acked_changes;
 	uint64_t acked_epoch; /* received, as the primary knows */

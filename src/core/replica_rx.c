@@ -10,7 +10,8 @@
 #include "util/crc.h"
 #include "util/fault.h"
 
-/* Bytes asked for at once, unless a record needs more. */
+/* Bytes asked for at once: they are summed while a cache holds them.  Of a record that is larger,
+ * not beyond its end: what is behind it would have to move to the next chunk. */
 #define REPLICA_RX_STEP (RECORD_MAX_PAYLOAD / 4)
 
 bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len)
@@ -31,8 +32,8 @@ bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len)
 	if (replica_filling_get(r) < 0)
 		return false;
 	have = r->rx_len - r->rx_at;
-	if (r->rx_need > have + want)
-		want = r->rx_need - have;
+	if (r->rx_need > want)
+		want = min_u64(want, r->rx_need - have);
 	*ret_buf = r->filling->buf + r->rx_len;
 	*ret_len = min_u64(want, replica_chunk_room(r->filling) - r->rx_len);
 	r->lent = true;
@@ -402,8 +403,8 @@ static int replica_parse(struct replica *r, unsigned *ret_goodbye, const char **
 		size_t size;
 		int err;
 
-		v = record_check(at, r->rx_len - r->rx_at, RECORD_FROM_PRIMARY, true, r->rx_seq,
-			&rec, &size, ret_why);
+		v = record_check_piece(at, r->rx_len - r->rx_at, RECORD_FROM_PRIMARY, true,
+			r->rx_seq, &r->rx_sum, &rec, &size, ret_why);
 		if (v == RECORD_BAD)
 			return -EPROTO;
 		if (v == RECORD_SHORT) {

@@ -62,14 +62,22 @@ static void transport_tune_socket(int fd)
  * and gets the system's way back when the handshake has shown a peer that is far. */
 static void transport_begin_unpaced(struct transport *t)
 {
-	static const char near[] = "cubic"; /* every kernel has it, every user may choose it */
+	/* Every kernel has reno, and lets every user choose it; cubic mostly. */
+	static const char *const near[] = {"cubic", "reno"};
 	socklen_t len = sizeof(t->paced) - 1;
+	int r = -1;
 
 	memset(t->paced, 0, sizeof(t->paced));
 	if (getsockopt(t->fd, IPPROTO_TCP, TCP_CONGESTION, t->paced, &len) < 0 ||
-		strncmp(t->paced, "bbr", 3) != 0 ||
-		setsockopt(t->fd, IPPROTO_TCP, TCP_CONGESTION, near, sizeof(near) - 1) < 0)
+		strncmp(t->paced, "bbr", 3) != 0) {
 		t->paced[0] = '\0';
+		return;
+	}
+	for (unsigned i = 0; r < 0 && i < 2; i++)
+		r = setsockopt(
+			t->fd, IPPROTO_TCP, TCP_CONGESTION, near[i], (socklen_t)strlen(near[i]));
+	if (r < 0)
+		t->paced[0] = '\0'; /* as it is, then */
 }
 
 static void transport_pace_far(struct transport *t)

@@ -8,9 +8,14 @@
 
 uint32_t crc32c(const void *buf, size_t len)
 {
-	const unsigned char *p = buf;
-	uint32_t crc = 0xffffffffu;
+	return crc32c_extend(0, buf, len);
+}
 
+uint32_t crc32c_extend(uint32_t crc, const void *buf, size_t len)
+{
+	const unsigned char *p = buf;
+
+	crc = ~crc;
 	while (len > 0) {
 		size_t n = len > (INT_MAX & ~63) ? (INT_MAX & ~63) : len;
 

@@ -8,6 +8,8 @@
 #include <stdint.h>
 
 uint32_t crc32c(const void *buf, size_t len);
+/* The checksum of what crc is the checksum of (0: nothing), followed by buf. */
+uint32_t crc32c_extend(uint32_t crc, const void *buf, size_t len);
 /* memcpy and the checksum of what was copied, in one pass over the memory. */
 uint32_t crc32c_copy(void *dst, const void *src, size_t len);
 

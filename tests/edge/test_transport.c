@@ -59,7 +59,10 @@ static void test_no_pacing(void **state)
 	pair_open_ok(&l, "127.0.0.1", NULL, NULL);
 	assert_int_equal(
 		getsockopt(transport_fd(l.client.t), IPPROTO_TCP, TCP_CONGESTION, name, &len), 0);
-	assert_string_equal(name, strncmp(system, "bbr", 3) ? system : "cubic");
+	if (strncmp(system, "bbr", 3) != 0)
+		assert_string_equal(name, system);
+	else
+		assert_true(strcmp(name, "cubic") == 0 || strcmp(name, "reno") == 0);
 }
 
 static void test_small_buffers(void **state)

@@ -84,6 +84,55 @@ static void test_record_any_bit(void **state)
 	}
 }
 
+/* In pieces of that many bytes, each time at another place: the verdict on the whole record.  The
+ * sum is one of what has come, whatever the pieces are. */
+static enum record_verdict check_in_pieces(
+	const uint8_t *buf, size_t n, size_t piece, const char **ret_why)
+{
+	enum record_verdict v = RECORD_SHORT;
+	struct record_sum sum = {0};
+	uint8_t copies[2][1200];
+
+	for (size_t len = 0, i = 0; v == RECORD_SHORT && len < n; i++) {
+		uint8_t *copy = copies[i % 2] + i % 3 * RECORD_ALIGN;
+		struct record rec;
+		size_t size;
+
+		len = min_u64(len + piece, n);
+		memset(copies, 0xee, sizeof(copies));
+		memcpy(copy, buf, len);
+		v = record_check_piece(
+			copy, len, RECORD_FROM_PRIMARY, true, 5, &sum, &rec, &size, ret_why);
+		if (v == RECORD_SHORT && len > RECORD_HEADER_SIZE) {
+			size_t have = min_u64(len - RECORD_HEADER_SIZE, 1003);
+
+			assert_int_equal(sum.len, have);
+			assert_int_equal(sum.crc, crc32c(buf + RECORD_HEADER_SIZE, have));
+		}
+	}
+	if (v == RECORD_OK)
+		assert_true(sum.len == 0 && sum.crc == 0);
+	return v;
+}
+
+static void test_record_pieces(void **state)
+{
+	uint8_t buf[8192];
+	const char *why;
+	size_t n = make_write(buf, 1003, 5);
+
+	(void)state;
+	for (size_t piece = 1; piece <= n; piece++) {
+		size_t flip = RECORD_HEADER_SIZE + piece * 7919 % 1003;
+
+		assert_int_equal(check_in_pieces(buf, n, piece, &why), RECORD_OK);
+		buf[flip] ^= 1;
+		assert_int_equal(check_in_pieces(buf, n, piece, &why), RECORD_BAD);
+		assert_string_equal(why, "bad payload checksum");
+		buf[flip] ^= 1;
+	}
+}
+
 static void test_record_rules(void **state)
 {
 	static const struct {
@@ -246,6 +295,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_record_roundtrip),
 		cmocka_unit_test(test_record_any_bit),
+		cmocka_unit_test(test_record_pieces),
 		cmocka_unit_test(test_record_rules),
 		cmocka_unit_test(test_rangelock_random),
 		cmocka_unit_test(test_imap_random),
