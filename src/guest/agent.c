@@ -26,6 +26,7 @@
 static int agent_new(const struct agent_options *o, struct agent **ret_agent, struct error *err)
 {
 	struct agent *a = calloc(1, sizeof(*a));
+	struct sigaction hup;
 	sigset_t set;
 
 	if (!a)
@@ -45,6 +46,9 @@ static int agent_new(const struct agent_options *o, struct agent **ret_agent, st
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
+	/* A terminal that is gone ends the agent in order, unless nohup says otherwise. */
+	if (sigaction(SIGHUP, NULL, &hup) == 0 && hup.sa_handler != SIG_IGN)
+		sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	a->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	*ret_agent = a;

@@ -83,6 +83,8 @@ static int ahead_start(struct agent *a, struct error *err)
 	if (r == 0)
 		r = agent_vm(a, &h->vm, h->ram_fd, head.machine, err);
 	if (r == 0)
+		r = vm_fits(&h->vm, &head, err);
+	if (r == 0)
 		log_info("QEMU is ready for a promotion: machine %s", head.machine);
 	return r;
 }

@@ -12,49 +12,11 @@
 #include <string.h>
 
 #include "guest/agent_internal.h"
-#include "guest/qmp.h"
+#include "guest/vm_shape.h"
 #include "util/clock.h"
 #include "util/log.h"
 
 #define PLUG_LOOK_MS 1000 /* between looks while something is plugged */
-
-/* Where QEMU keeps what -device and device_add have made: with an id, and without. */
-static const char *const plug_paths[] = {"/machine/peripheral", "/machine/peripheral-anon"};
-
-/* An object: its name there -> its type. */
-static int plug_list(struct agent *a, json_t **ret_list, struct error *err)
-{
-	uint64_t deadline = clock_ns() + QMP_COMMAND_MS * NS_PER_MS;
-	json_t *list = json_object();
-	json_int_t id[2];
-	int r = 0;
-
-	for (int i = 0; r == 0 && i < 2; i++)
-		r = rpc_send(&a->vm.q, "qom-list", json_pack("{s:s}", "path", plug_paths[i]), -1,
-			deadline, &id[i], err);
-	for (int i = 0; r == 0 && i < 2; i++) {
-		json_t *answer, *o;
-		size_t k;
-
-		r = rpc_wait(&a->vm.q, "qom-list", id[i], deadline, &answer, err);
-		if (r < 0)
-			break;
-		json_array_foreach(answer, k, o)
-		{
-			const char *type = json_string_value(json_object_get(o, "type"));
-			const char *name = json_string_value(json_object_get(o, "name"));
-
-			if (name && type && !strncmp(type, "child<", 6))
-				json_object_set_new(list, name, json_string(type + 6));
-		}
-		json_decref(answer);
-	}
-	if (r < 0)
-		json_decref(list);
-	else
-		*ret_list = list;
-	return r;
-}
 
 static void plug_name(const char *name, const json_t *type, char *what, size_t len)
 {
@@ -95,7 +57,7 @@ void agent_plug_deleted(struct agent *a, const char *path)
 int agent_plug_init(struct agent *a, struct error *err)
 {
 	agent_plug_end(a);
-	return plug_list(a, &a->plug, err);
+	return vm_devices(&a->vm.q, &a->plug, err);
 }
 
 void agent_plug_end(struct agent *a)
@@ -110,7 +72,7 @@ int agent_plug_check(struct agent *a, struct error *err)
 	char what[160];
 	json_t *now;
 	bool in;
-	int r = plug_list(a, &now, err);
+	int r = vm_devices(&a->vm.q, &now, err);
 
 	if (r < 0)
 		return r;

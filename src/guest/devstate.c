@@ -93,6 +93,8 @@ int devstate_init(struct devstate *d, enum devstate_way way, struct rpc *q, cons
 		return error_set(err, ERROR_CONFIG, -ENAMETOOLONG,
 			"run-dir %.200s is too long for a socket", run_dir);
 	r = devstate_prepare(q, err);
+	if (r == 0)
+		r = vm_shape(q, &d->shape, err);
 	if (r < 0)
 		return r;
 	if (devstate_room(&d->head, DEVSTATE_FIRST) < 0 ||
@@ -164,7 +166,8 @@ void devstate_handover(struct devstate *d, bool handover)
 	struct state_head h = {.ram_size = d->ram_size,
 		.spliced = d->way == DEVSTATE_FIFO,
 		.handover = handover,
-		.base_len = d->base_len};
+		.base_len = d->base_len,
+		.shape = d->shape};
 
 	snprintf(h.machine, sizeof(h.machine), "%s", d->machine);
 	state_head_put(&h, d->head.p + DEVSTATE_HEAD, d->head.p);

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "guest/rpc.h"
+#include "guest/vm_shape.h"
 
 enum devstate_way { DEVSTATE_AUTO, DEVSTATE_MIGRATE, DEVSTATE_FIFO };
 
@@ -44,6 +45,7 @@ struct devstate {
 	struct devstate_buf dev; /* of the last finish */
 	size_t base_len;
 	uint64_t ram_size;
+	struct vm_shape shape;
 	char machine[64];
 };
 

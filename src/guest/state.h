@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "guest/vm_shape.h"
 #include "util/error.h"
 
 #define STATE_HEADER 4096u
@@ -20,6 +21,7 @@ struct state_head {
 			*/
 	uint64_t base_len;
 	uint64_t ram_size;
+	struct vm_shape shape;
 	char machine[64]; /* versioned name of the machine type */
 };
 

@@ -27,7 +27,7 @@
 
 /* In the child: what is inherited on purpose, then exec. */
 static void __attribute__((noreturn))
-vm_exec(char **argv, const char *preload, int ram_fd, int qmp_fd, pid_t parent)
+vm_exec(char **argv, const char *preload, int ram_fd, int qmp_fd, int null_fd, pid_t parent)
 {
 	sigset_t none;
 
@@ -37,6 +37,9 @@ vm_exec(char **argv, const char *preload, int ram_fd, int qmp_fd, pid_t parent)
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	setpgid(0, 0); /* an interrupt at the terminal is the agent's */
+	/* And so is what is typed there: a background process that reads or sets it is stopped. */
+	if (dup2(null_fd, STDIN_FILENO) < 0)
+		_exit(127);
 	if (ram_fd >= 0)
 		(void)fcntl(ram_fd, F_SETFD, 0);
 	(void)fcntl(qmp_fd, F_SETFD, 0);
@@ -53,18 +56,21 @@ static int vm_spawn(struct vm *vm, char **argv, const char *preload, int ram_fd,
 	struct error *err)
 {
 	pid_t parent = getpid();
-	int r;
+	int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), r;
 
-	vm->pid = fork();
+	vm->pid = null_fd < 0 ? -1 : fork();
 	if (vm->pid == 0)
-		vm_exec(argv, preload, ram_fd, sv[1], parent);
+		vm_exec(argv, preload, ram_fd, sv[1], null_fd, parent);
 	close(sv[1]);
 	if (vm->pid < 0) {
 		vm->pid = 0;
-		(void)error_errno(err, "cannot start QEMU: fork");
+		(void)error_errno(err, "cannot start QEMU: %s", null_fd < 0 ? "/dev/null" : "fork");
+		if (null_fd >= 0)
+			close(null_fd);
 		close(sv[0]);
 		return -EAGAIN;
 	}
+	close(null_fd);
 	vm->pidfd = kernel_pidfd_open(vm->pid);
 	r = qmp_begin(&vm->q, sv[0], err);
 	if (r < 0) {
@@ -244,8 +250,17 @@ static int vm_incoming(struct vm *vm, int fd, struct error *err)
 	return r;
 }
 
+int vm_fits(struct vm *vm, const struct state_head *h, struct error *err)
+{
+	struct vm_shape here;
+	int r = vm_shape(&vm->q, &here, err);
+
+	return r == 0 ? vm_shape_same(&h->shape, &here, err) : r;
+}
+
 int vm_load(struct vm *vm, const unsigned char *blob, size_t len, struct error *err)
 {
+	struct error why = {0};
 	struct state_head h;
 	int fd, r = state_head_get(&h, blob, len, err);
 
@@ -254,8 +269,11 @@ int vm_load(struct vm *vm, const unsigned char *blob, size_t len, struct error *
 	fd = vm_stream_file(&h, blob, len, err);
 	if (fd < 0)
 		return fd;
+	(void)vm_fits(vm, &h, &why); /* QEMU decides; where it does not load it, this is why */
 	r = vm_incoming(vm, fd, err);
 	close(fd);
+	if (r < 0 && why.text[0])
+		(void)error_prefix(err, "%s", why.text);
 	if (r == 0)
 		fault_point(FAULT_RESUME_LOADED);
 	return r;

@@ -11,6 +11,7 @@
 
 #include "conf/conf.h"
 #include "guest/rpc.h"
+#include "guest/state.h"
 #include "guest/words.h"
 
 #define VM_MACHINE 64
@@ -42,6 +43,8 @@ int vm_words(const struct vm_spec *spec, const char *machine, int qmp_fd, struct
 /* Starts QEMU, with the vCPUs stopped, and checks that Tandem can replicate all it has: ERROR_STATE
  * with the reason otherwise. */
 int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err);
+/* 0, or -ENXIO with the reason: it is not the machine that this checkpoint is of. */
+int vm_fits(struct vm *vm, const struct state_head *h, struct error *err);
 int vm_cont(struct vm *vm, struct error *err);
 /* Loads a checkpoint's state blob (blob, len); the vCPUs stand. */
 int vm_load(struct vm *vm, const unsigned char *blob, size_t len, struct error *err);

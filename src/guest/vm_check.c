@@ -76,6 +76,33 @@ static int vm_check_disks(struct rpc *q, const struct conf_node *node, struct er
 	return r;
 }
 
+/* O_DIRECT: the kernel holds the guest's pages and has the device write into them later.  That they
+ * are written is seen when it takes hold of them, so a copy that is made in between, while the
+ * guest runs, would be the last one.  The group's disks are read from a socket. */
+static int vm_check_direct(struct rpc *q, struct error *err)
+{
+	json_t *list, *d;
+	size_t i;
+	int r = qmp_run(q, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &list, err);
+
+	if (r < 0)
+		return r;
+	json_array_foreach(list, i, d)
+	{
+		const char *drv = json_string_value(json_object_get(d, "drv"));
+		const char *file = json_string_value(json_object_get(d, "file"));
+
+		if (r == 0 && drv && strcmp(drv, "nbd") != 0 &&
+			json_is_true(json_object_get(json_object_get(d, "cache"), "direct")))
+			r = error_set(err, ERROR_STATE, -EOPNOTSUPP,
+				"disk %s is read past the page cache (cache=none), into guest "
+				"memory, unseen by the dirty tracking: use cache=writeback",
+				file ? file : drv);
+	}
+	json_decref(list);
+	return r;
+}
+
 static int vm_check_devices(struct rpc *q, struct error *err)
 {
 	static const struct {
@@ -126,6 +153,8 @@ int vm_check(struct rpc *q, const struct conf_node *node, struct error *err)
 		r = vm_check_memory(q, err);
 	if (r == 0)
 		r = vm_check_disks(q, node, err);
+	if (r == 0)
+		r = vm_check_direct(q, err);
 	if (r == 0)
 		r = vm_check_migratable(q, err);
 	return r;

@@ -179,7 +179,8 @@ stays_closed() {
   for i in {1..12}; do
     protected || return 1
     rig_random 0 40
-    sleep "0.0$random"
+    printf -v random 0.%03d "$random"
+    sleep "$random"
     rig_run "$from" disconnect >>"$rig_dir/commands.log" || { rig_fail "tandem disconnect failed: $(rig_reason)"; return 1; }
     vm_goes_on "$from" $(($(vm_lines "$from") + 3)) 30 || return 1
     said=$(rig_run "$from" status --json | jq -c '[.state, .link.connected]')

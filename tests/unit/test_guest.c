@@ -114,7 +114,11 @@ static void command_lines_that_are_refused(void **state)
 
 static void state_blobs(void **state)
 {
-	struct state_head h = {.spliced = true, .base_len = 5, .ram_size = 1 << 20}, got;
+	struct state_head h = {.spliced = true,
+				  .base_len = 5,
+				  .ram_size = 1 << 20,
+				  .shape = {2, 7}},
+			  got;
 	unsigned char blob[STATE_HEADER + 5 + 20] = {0};
 	struct error err = {0};
 
@@ -126,6 +130,8 @@ static void state_blobs(void **state)
 	assert_int_equal(got.base_len, 5);
 	assert_int_equal(got.ram_size, 1 << 20);
 	assert_string_equal(got.machine, "pc-q35-7.2");
+	assert_int_equal(got.shape.cpus, 2);
+	assert_int_equal(got.shape.devices, 7);
 	assert_int_equal(state_head_get(&got, blob, STATE_HEADER + 4, &err), -EPROTO);
 	blob[STATE_HEADER + 1] ^= 1;
 	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
@@ -138,6 +144,20 @@ static void state_blobs(void **state)
 	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
 	blob[0] = 0;
 	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
+}
+
+static void a_machine_of_another_shape_is_told(void **state)
+{
+	const struct vm_shape guest = {2, 7}, fewer = {1, 7}, other = {2, 8}, unknown = {0, 0};
+	struct error err = {0};
+
+	assert_int_equal(vm_shape_same(&guest, &guest, &err), 0);
+	assert_int_equal(vm_shape_same(&unknown, &guest, &err), 0);
+	assert_int_equal(vm_shape_same(&guest, &fewer, &err), -ENXIO);
+	assert_string_equal(
+		err.text, "vCPUs: the guest has 2, [guest] qemu gives it 1 on this node");
+	assert_int_equal(vm_shape_same(&guest, &other, &err), -ENXIO);
+	assert_non_null(strstr(err.text, "devices are not those"));
 }
 
 static void the_base_ends_where_the_saved_file_begins(void **state)
@@ -394,6 +414,7 @@ int main(void)
 		cmocka_unit_test(command_lines_that_are_refused),
 		cmocka_unit_test(state_blobs),
 		cmocka_unit_test(a_table_names_each_page_once),
+		cmocka_unit_test(a_machine_of_another_shape_is_told),
 		cmocka_unit_test(the_base_ends_where_the_saved_file_begins),
 		cmocka_unit_test(a_guest_is_slowed_while_its_checkpoint_is_old),
 	};
