@@ -16,7 +16,8 @@
 
 #define AGENT_SLOTS 3  /* checkpoints (or rounds) that the replicator may be reading at a time */
 #define AGENT_WINDOW 8 /* sealed checkpoints that may wait for their commit */
-#define AGENT_CUTS 16  /* newest checkpoints whose instant is known; more than AGENT_WINDOW */
+#define AGENT_WINDOW_LATE 2 /* the same, when the newest commit is late */
+#define AGENT_CUTS 16       /* newest checkpoints whose instant is known; more than AGENT_WINDOW */
 #define AGENT_SAMPLES 512
 #define AGENT_CLIENTS 4
 
@@ -152,13 +153,14 @@ int agent_vm_events(struct agent *a, struct error *err);
 /* Learns from query-status what events have not said: before the connection, or in doubt. */
 int agent_repl_catch_up(struct agent *a, struct error *err);
 
-/* agent_lag.c: how old the newest committed checkpoint is; beyond max-lag-ms the guest is slowed.
- * begin: of a session that has none yet; made: a checkpoint was sealed; committed: up to that one;
- * end: nobody waits for one. */
+/* agent_lag.c: how old the newest committed checkpoint of this session is; beyond max-lag-ms the
+ * guest is slowed.  made: one was sealed; committed: up to that one; end: nobody waits for one;
+ * window: how many may wait for their commit. */
 int agent_lag_init(struct agent *a, struct error *err);
 void agent_lag_made(struct agent *a, uint64_t epoch, uint64_t at);
 void agent_lag_committed(struct agent *a, uint64_t epoch);
 void agent_lag_end(struct agent *a);
+unsigned agent_lag_window(const struct agent *a);
 
 /* agent_session.c */
 /* One step of what is to be done now; *ret_until: when there may be more without an event. */

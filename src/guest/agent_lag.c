@@ -17,11 +17,16 @@ void agent_lag_made(struct agent *a, uint64_t epoch, uint64_t at)
 {
 	a->cuts[a->cut_count % AGENT_CUTS].epoch = epoch;
 	a->cuts[a->cut_count % AGENT_CUTS].at = at;
-	/* The first one of a session is waited for as if there were one of this instant. */
-	if (a->cut_count++ == 0) {
-		a->committed_at = at;
-		throttle_since(a->throttle, at);
-	}
+	a->cut_count++;
+}
+
+/* Behind a limit that is half over, more of them in the pipeline would only be older ones. */
+unsigned agent_lag_window(const struct agent *a)
+{
+	uint64_t half = (a->conf->epoch_ms + a->conf->guest_max_lag_ms / 2) * NS_PER_MS;
+	bool late = a->throttle && a->committed_at && clock_ns() - a->committed_at > half;
+
+	return late ? AGENT_WINDOW_LATE : AGENT_WINDOW;
 }
 
 void agent_lag_committed(struct agent *a, uint64_t epoch)

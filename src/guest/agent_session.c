@@ -239,7 +239,7 @@ static int session_protect(struct agent *a, uint64_t *ret_until, struct error *e
 	struct staging *slot = agent_slot(a);
 
 	*ret_until = UINT64_MAX;
-	if (!slot || a->sealed >= a->committed + AGENT_WINDOW)
+	if (!slot || a->sealed >= a->committed + agent_lag_window(a))
 		return 0; /* an answer or a commit wakes us */
 	if (a->due)
 		next = 0;
