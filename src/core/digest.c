@@ -12,7 +12,9 @@
 void digest_put(const struct digest *d, struct record *rec, uint8_t *payload)
 {
 	*rec = (struct record){.type = RECORD_DIGEST,
-		.flags = d->frozen ? RECORD_FLAG_FROZEN : 0,
+		.flags = d->frozen ? RECORD_FLAG_FROZEN
+			 : d->held ? RECORD_FLAG_HELD
+				   : 0,
 		.epoch = d->epoch,
 		.volume = d->volume,
 		.payload = DIGEST_FIXED + d->count * DIGEST_SIZE,
@@ -30,6 +32,7 @@ static const char *digest_range(const struct record *rec, const uint8_t *payload
 	d->len = rec->length;
 	d->epoch = rec->epoch;
 	d->frozen = rec->flags & RECORD_FLAG_FROZEN;
+	d->held = rec->flags & RECORD_FLAG_HELD;
 	d->volume = rec->volume;
 	d->block = rec->payload < DIGEST_FIXED ? 0 : get_le32(payload);
 	if (d->block < DIRTYMAP_MIN_BLOCK || d->block > DIRTYMAP_MAX_BLOCK ||

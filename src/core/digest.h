@@ -16,6 +16,7 @@ struct digest {
 	uint32_t volume, block;
 	unsigned count;
 	bool frozen; /* of the disks as of a FREEZE */
+	bool held;   /* ... with what an interrupted sync has left */
 	uint8_t sum[DIGEST_BLOCKS][DIGEST_SIZE];
 };
 

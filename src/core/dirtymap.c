@@ -252,7 +252,7 @@ uint64_t dirtymap_unequal_bytes(const struct dirtymap *m)
 
 	for (uint64_t w = 0; w < m->words; w++) {
 		uint64_t word = m->bits[DIRTYMAP_WANTED][w] | m->bits[DIRTYMAP_SENT0][w] |
-				m->bits[DIRTYMAP_SENT1][w];
+				m->bits[DIRTYMAP_SENT1][w] | m->bits[DIRTYMAP_HELD][w];
 
 		n += (uint64_t)__builtin_popcountll(word);
 		last = w == m->words - 1 && word >> ((m->blocks - 1) % 64);
@@ -300,9 +300,16 @@ void dirtymap_acknowledged(struct dirtymap_windows *w, uint64_t done, uint64_t s
 		dirtymap_acknowledged(w, done, sent);
 }
 
+void dirtymap_held_committed(struct dirtymap_windows *w)
+{
+	for (unsigned i = 0; i < w->count; i++)
+		dirtymap_clear_all(w->maps[i], DIRTYMAP_HELD);
+}
+
 void dirtymap_lost(struct dirtymap_windows *w)
 {
 	for (unsigned i = 0; i < w->count; i++) {
+		dirtymap_move(w->maps[i], DIRTYMAP_WANTED, DIRTYMAP_HELD);
 		dirtymap_move(w->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT0);
 		dirtymap_move(w->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT1);
 	}

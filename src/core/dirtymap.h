@@ -7,13 +7,16 @@
  *   LOOSE 0, 1    was written here and perhaps not flushed: a power cut may undo it here, while the
  *                 peer keeps it
  *   DISK          what the newest valid pages of the file say (core/activity.h)
- *   ASKED         wanted, its digest is with the peer, and it was not written to since
+ *   ASKED         wanted, its digest is with the peer, and it was not written to since; of a
+ *                 secondary: what it tells the primary to be HELD
+ *   HELD          touched by what an interrupted sync has left with the secondary, which the sync
+ *                 goes on from: equal, where it is not WANTED too, once that is committed
  *
- * Invariant I3: (WANTED + SENT + LOOSE, or the regions that the activity log calls hot) is a
+ * Invariant I3: (WANTED + SENT + HELD + LOOSE, or the regions that the activity log calls hot) is a
  * superset of the blocks in which the local disk, as it is or as a power cut would leave it,
  * differs from the peer's committed state.  A bit of SENT goes only with the acknowledged, durable
  * commit of its data; one of LOOSE only with a flush that began after the write had ended.
- * Memory: seven bits a block. Cost of a mark: one or two words; of dropping a window: what was
+ * Memory: eight bits a block. Cost of a mark: one or two words; of dropping a window: what was
  * marked. */
 #ifndef TANDEM_CORE_DIRTYMAP_H
 #define TANDEM_CORE_DIRTYMAP_H
@@ -33,6 +36,7 @@ enum dirtymap_layer {
 	DIRTYMAP_LOOSE1,
 	DIRTYMAP_DISK,
 	DIRTYMAP_ASKED,
+	DIRTYMAP_HELD,
 	DIRTYMAP_LAYERS,
 };
 
@@ -80,7 +84,7 @@ bool dirtymap_covers(
 /* The next run of set bits at or behind byte from, at most max bytes (whole blocks). */
 bool dirtymap_next(const struct dirtymap *m, enum dirtymap_layer layer, uint64_t from, uint64_t max,
 	struct dirtymap_run *ret_run);
-/* Bytes of the blocks that are in WANTED, or also in SENT. */
+/* Bytes of the blocks that are in WANTED, or also in SENT and HELD. */
 uint64_t dirtymap_wanted_bytes(const struct dirtymap *m);
 uint64_t dirtymap_unequal_bytes(const struct dirtymap *m);
 /* One word of everything that must be found again after a crash. */
@@ -88,7 +92,7 @@ static inline uint64_t dirtymap_word(const struct dirtymap *m, uint64_t w)
 {
 	return m->bits[DIRTYMAP_WANTED][w] | m->bits[DIRTYMAP_SENT0][w] |
 	       m->bits[DIRTYMAP_SENT1][w] | m->bits[DIRTYMAP_LOOSE0][w] |
-	       m->bits[DIRTYMAP_LOOSE1][w];
+	       m->bits[DIRTYMAP_LOOSE1][w] | m->bits[DIRTYMAP_HELD][w];
 }
 
 /* A change without the peer: it is wanted, and an answer about what was there before is void. */
@@ -124,7 +128,10 @@ static inline void dirtymap_sent(
 /* The first done of the session's changes, in the order of the stream, are durable on the peer;
  * sent are in the stream. */
 void dirtymap_acknowledged(struct dirtymap_windows *w, uint64_t done, uint64_t sent);
-/* The session has ended: what was on its way is wanted again. */
+/* The session's first commit: it holds what an interrupted sync had left. */
+void dirtymap_held_committed(struct dirtymap_windows *w);
+/* The session has ended, or the sync goes on from nothing: what was on its way, or held, is wanted
+ * again. */
 void dirtymap_lost(struct dirtymap_windows *w);
 
 #endif

@@ -9,10 +9,10 @@
 #define WIRE_FIXED 8u
 #define WIRE_WORDS ((RECORD_MAX_MAP - WIRE_FIXED) / 8)
 
-bool dirtymap_put_map(
-	const struct dirtymap *m, uint64_t *word, struct record *rec, uint8_t *payload)
+bool dirtymap_put_map(const struct dirtymap *m, enum dirtymap_layer layer, uint16_t flags,
+	uint64_t *word, struct record *rec, uint8_t *payload)
 {
-	const uint64_t *bits = m->bits[DIRTYMAP_WANTED];
+	const uint64_t *bits = m->bits[layer];
 	uint64_t first = *word, n = 0, off, end;
 
 	while (first < m->words && bits[first] == 0)
@@ -31,6 +31,7 @@ bool dirtymap_put_map(
 	off = first * 64 << m->shift;
 	end = min_u64((first + n) * 64 << m->shift, m->size);
 	*rec = (struct record){.type = RECORD_MAP,
+		.flags = flags,
 		.payload = (uint32_t)(WIRE_FIXED + n * 8),
 		.offset = off,
 		.length = end - off};
@@ -59,9 +60,11 @@ const char *dirtymap_take_map(struct dirtymap *m, const struct record *rec, cons
 			uint64_t off =
 				rec->offset + (w * 64 + (uint64_t)__builtin_ctzll(bits)) * block;
 
-			if (off < m->size)
-				dirtymap_mark(
-					m, DIRTYMAP_WANTED, off, min_u64(block, m->size - off));
+			if (off >= m->size)
+				continue;
+			dirtymap_mark(m, DIRTYMAP_WANTED, off, min_u64(block, m->size - off));
+			if (rec->flags & RECORD_FLAG_HELD)
+				dirtymap_mark(m, DIRTYMAP_HELD, off, min_u64(block, m->size - off));
 		}
 	}
 	return NULL;

@@ -181,6 +181,7 @@ int journal_scan(const struct journal_header *h, journal_read_fn read_fn,
 		end.why = "the whole ring is in use";
 	}
 	end.scanned = pos;
+	end.scanned_chain = chain;
 	*ret_end = end;
 	return 0;
 }

@@ -70,8 +70,8 @@ typedef int (*journal_record_fn)(void *ctx, const struct record *rec, uint64_t p
 
 struct journal_end {
 	uint64_t pos, chain; /* where the next chunk goes: behind the last chunk with a COMMIT */
-	uint64_t scanned;    /* end of the valid chunks */
-	const char *why;     /* what ended the walk there */
+	uint64_t scanned, scanned_chain; /* end of the valid chunks */
+	const char *why;                 /* what ended the walk there */
 };
 
 /* Walks from h->tail over every valid chunk.  A chunk is looked at whole before any of its records

@@ -32,7 +32,7 @@ void primary_session_begin(struct primary *p, uint64_t floor, enum record_sync k
 	p->waits = p->moved = p->failing = false;
 	p->waits_since = 0;
 	p->open_space = 0;
-	p->staged = kind == RECORD_SYNC_STAGED;
+	p->staged = kind == RECORD_SYNC_STAGED || kind == RECORD_SYNC_RESUMED;
 	p->state_len = 0;
 	p->cuts_count = 0;
 	p->sync_epoch = p->open;

@@ -41,11 +41,12 @@ static const struct record_rule record_rules[] = {
 		RECORD_MAX_PAYLOAD, true, EPOCH_NEEDED},
 	{RECORD_STATE, "STATE", RECORD_FROM_PRIMARY, RECORD_FLAG_LZ4 | RECORD_FLAG_ZSTD,
 		RECORD_MAX_PAYLOAD, true, EPOCH_NEEDED},
-	{RECORD_MAP, "MAP", RECORD_FROM_SECONDARY, 0, RECORD_MAX_MAP, true, EPOCH_NONE},
+	{RECORD_MAP, "MAP", RECORD_FROM_SECONDARY, RECORD_FLAG_HELD, RECORD_MAX_MAP, true,
+		EPOCH_NONE},
 	{RECORD_MAP_END, "MAP_END", RECORD_FROM_SECONDARY, 0, 0, false, EPOCH_NONE},
 	{RECORD_ACK_SYNCED, "ACK_SYNCED", RECORD_FROM_SECONDARY, 0, 0, false, EPOCH_NONE},
-	{RECORD_DIGEST, "DIGEST", RECORD_FROM_PRIMARY, RECORD_FLAG_FROZEN, RECORD_MAX_DIGEST, true,
-		EPOCH_OPTIONAL},
+	{RECORD_DIGEST, "DIGEST", RECORD_FROM_PRIMARY, RECORD_FLAG_FROZEN | RECORD_FLAG_HELD,
+		RECORD_MAX_DIGEST, true, EPOCH_OPTIONAL},
 	{RECORD_DIFFER, "DIFFER", RECORD_FROM_SECONDARY, 0, 16, true, EPOCH_NONE},
 	{RECORD_CHECK, "CHECK", RECORD_FROM_PRIMARY, 0, MEMCHECK_RECORD *MEMCHECK_DIGEST, true,
 		EPOCH_NEEDED},
@@ -77,7 +78,8 @@ const char *record_type_name(uint16_t type)
 
 const char *record_sync_name(enum record_sync kind)
 {
-	static const char *const names[RECORD_SYNC_KINDS] = {"in-place", "staged", "clones"};
+	static const char *const names[RECORD_SYNC_KINDS] = {
+		"in-place", "staged", "clones", "staged"};
 
 	return names[kind];
 }

@@ -64,13 +64,15 @@ enum record_flags {
 	RECORD_FLAG_ZSTD = 8,
 	RECORD_FLAG_MERGE = 16,  /* SEAL: no state of the group, joined to the next epoch */
 	RECORD_FLAG_FROZEN = 32, /* DIGEST: of the disks as of the epoch of the FREEZE */
+	RECORD_FLAG_HELD = 64,   /* MAP, DIGEST: of what an interrupted sync has left */
 };
 
 /* How a sync lands on the secondary: offset of SYNC_BEGIN. */
 enum record_sync {
 	RECORD_SYNC_IN_PLACE = 0, /* straight on the images: nothing to promote until it commits */
 	RECORD_SYNC_STAGED = 1,   /* through the journal, as one epoch */
-	RECORD_SYNC_CLONED = 2, /* into clones of the images, which replace them when it commits */
+	RECORD_SYNC_CLONED = 2,  /* into clones of the images, which replace them when it commits */
+	RECORD_SYNC_RESUMED = 3, /* staged, with what an interrupted one has left there */
 	RECORD_SYNC_KINDS,
 };
 

@@ -63,6 +63,7 @@ struct replica *replica_free(struct replica *r)
 		return NULL;
 	replica_index_end(r);
 	replica_epochs_free(r, r->open_first);
+	replica_epochs_free(r, r->kept);
 	replica_epochs_free(r, r->done_first);
 	replica_epochs_free(r, r->applying);
 	replica_memory_deinit(r);
@@ -243,6 +244,7 @@ void replica_session_end(struct replica *r)
 	r->rx_len = r->rx_at;
 	r->rx_need = 0;
 	r->rx_sum = (struct record_sum){0};
+	replica_kept_take(r);
 	replica_drop_open(r, true, NULL, NULL);
 	/* A full sync that came whole still commits. */
 	if (r->mode == REPLICA_DIRECT && r->direct_broken) {
@@ -277,6 +279,7 @@ void replica_discard(struct replica *r, uint64_t *ret_epochs, uint64_t *ret_byte
 	uint64_t epochs, bytes;
 
 	replica_drop_open(r, false, &epochs, &bytes);
+	epochs += replica_kept_drop(r);
 	if (r->direct_held) {
 		r->discarded = max_u64(r->discarded, r->direct_epoch);
 		r->discards++;
@@ -369,6 +372,7 @@ void replica_get_status(const struct replica *r, struct replica_status *ret_stat
 		s.unapplied++;
 		s.unapplied_bytes += e->bytes;
 	}
+	replica_kept_get(r, &s.kept, &s.kept_span);
 	*ret_status = s;
 }
 
@@ -378,7 +382,7 @@ uint64_t replica_discards(const struct replica *r, uint64_t *ret_newest)
 	return r->discards;
 }
 
-static int replica_map_epochs(const struct replica_epoch *e, unsigned volume, struct imap *m)
+int replica_map_epochs(const struct replica_epoch *e, unsigned volume, struct imap *m)
 {
 	for (; e; e = e->next) {
 		for (size_t i = 0; i < e->count; i++) {

@@ -72,6 +72,7 @@ struct replica_epoch {
 	uint64_t memory_changes, memory_bytes; /* PAGES and STATE; the fields below are of disks */
 	uint64_t taken_changes, taken_bytes;   /* of a full sync: in the images already */
 	bool merged;                           /* sealed with MERGE: part of the next one */
+	bool synced;                           /* recovery: it has data of a sync */
 	uint64_t number;
 	struct replica_change *changes;
 	size_t count, capacity;
@@ -117,6 +118,7 @@ struct replica_config {
 	uint8_t *ring;
 	bool manual;          /* commit-policy = manual: wait for replica_commit */
 	bool ack_when_sealed; /* [unsafe] commit = received */
+	bool keep;            /* what an interrupted staged sync has brought (replica_kept_map) */
 	/* A group with a guest: volume numbers of its memory and state; the image is sizes[memory]
 	 * bytes, all zero in the beginning, and second is as large. NULL = no guest. */
 	uint8_t *image, *second;
@@ -156,7 +158,8 @@ int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn rea
 /* --- the link --- */
 /* A primary was accepted: what is not committed is dropped; seq of its next record is 1. */
 void replica_session_begin(struct replica *r);
-/* The link is gone: unsealed epochs are dropped, sealed ones still commit. */
+/* The link is gone: unsealed epochs are dropped, but for that of a staged sync, which is kept;
+ * sealed ones still commit. */
 void replica_session_end(struct replica *r);
 /* Where to receive to.  false = back-pressure: call again after a completion. */
 bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len);
@@ -268,6 +271,8 @@ struct replica_status {
 	bool cloned;
 	uint64_t memory_epoch; /* that image and state hold; 0 = none */
 	uint64_t held;         /* bytes of memory and state beside the image */
+	uint64_t kept;         /* bytes of the changes of interrupted syncs */
+	uint64_t kept_span;    /* of the journal, from the first of them on */
 	int error;
 	const char *why;
 };
@@ -279,6 +284,12 @@ uint64_t replica_discards(const struct replica *r, uint64_t *ret_newest);
 /* Builds the read index of one volume: what is committed (with open: also what is not) and not in
  * the image.  Sources are log positions (REPLICA_SOURCE_JOURNAL) or IMAP_ZERO. */
 int replica_read_map(struct replica *r, unsigned volume, bool open, struct imap *m);
+
+/* What interrupted staged syncs have left of one volume, over the committed state; as
+ * replica_read_map.  It changes only when a session ends or goes on with it, and by a discard. */
+int replica_kept_map(struct replica *r, unsigned volume, struct imap *m);
+/* It is of no use to this session, of which nothing came yet.  How many epochs were dropped. */
+unsigned replica_kept_drop(struct replica *r);
 
 /* The live index: for the life of the replica every change that is not in the image yet, open or
  * committed, kept up with each change, commit, discard and batch.  Only with local writers: not
@@ -303,5 +314,7 @@ void replica_index_put(struct replica *r, const struct replica_piece *pieces, un
 /* The chunk that holds a log position, pinned, if its bytes are in memory, else NULL. */
 struct replica_chunk *replica_chunk_pin(struct replica *r, uint64_t pos);
 void replica_chunk_unpin(struct replica *r, struct replica_chunk *c);
+/* Whether the chunk of a log position, and all before it, are in the file. */
+bool replica_written(const struct replica *r, uint64_t pos);
 
 #endif

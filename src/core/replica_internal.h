@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the replica share: replica.c (life, control, questions), replica_rx.c (link),
  * replica_local.c (local writers), replica_chunk.c (buffers), replica_log.c (the log and commits),
- * replica_apply.c (batches), replica_index.c (the live index), replica_recover.c. */
+ * replica_apply.c (batches), replica_index.c (the live index), replica_kept.c (interrupted syncs),
+ * replica_recover.c. */
 #ifndef TANDEM_CORE_REPLICA_INTERNAL_H
 #define TANDEM_CORE_REPLICA_INTERNAL_H
 
@@ -46,6 +47,7 @@ struct replica {
 
 	/* epochs: not committed (in order of number) and committed but not applied */
 	struct replica_epoch *open_first;
+	struct replica_epoch *kept; /* of interrupted syncs, in order: replica_kept.c */
 	struct replica_epoch *done_first, *done_last;
 	struct replica_epoch *applying; /* in the batch that is out */
 	bool batch_out, batch_direct;
@@ -199,7 +201,20 @@ static inline uint64_t replica_epoch_bytes(const struct replica_epoch *e)
 	return e->bytes + e->taken_bytes + e->memory_bytes;
 }
 
+/* replica_kept.c */
+/* The session is over: the epoch of its staged sync, and what that has gone on from, is kept. */
+void replica_kept_take(struct replica *r);
+/* Dropped where it would leave too little room for the next session to receive. */
+void replica_kept_fit(struct replica *r);
+/* Not in any list. */
+void replica_kept_add(struct replica *r, struct replica_epoch *e);
+/* The staged sync that begins goes on from it.  0 or -ENOMEM. */
+int replica_kept_resume(struct replica *r);
+void replica_kept_get(const struct replica *r, uint64_t *ret_bytes, uint64_t *ret_span);
+
 /* replica.c */
+/* Later epochs win.  0 or -ENOMEM. */
+int replica_map_epochs(const struct replica_epoch *e, unsigned volume, struct imap *m);
 struct replica_epoch *replica_epoch_get(struct replica *r, uint64_t number);
 int replica_epoch_add(struct replica_epoch *e, const struct replica_change *change);
 void replica_epoch_drop(struct replica *r, struct replica_epoch *e);

@@ -273,6 +273,11 @@ struct replica_chunk *replica_chunk_pin(struct replica *r, uint64_t pos)
 	return NULL;
 }
 
+bool replica_written(const struct replica *r, uint64_t pos)
+{
+	return pos < (r->write_first ? r->write_first->head.pos : r->head);
+}
+
 void replica_chunk_unpin(struct replica *r, struct replica_chunk *c)
 {
 	c->pins--;

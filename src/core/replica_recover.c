@@ -107,7 +107,36 @@ static int replica_recover_record(
 				      ? (uint16_t)(1 | (rec->flags & RECORD_FLAG_UNMAP ? 2 : 0))
 				      : 0};
 
+	e->synced |= rec->flags & RECORD_FLAG_SYNC;
 	return replica_epoch_add(e, &ch);
+}
+
+/* Whether the tail behind the last COMMIT is that of an interrupted staged sync: then it stays.
+ * Else a SEAL in it must not be seen by the next COMMIT, so the tail goes. */
+static bool replica_recover_keeps(const struct replica *r, uint64_t expected)
+{
+	bool synced = false;
+
+	for (const struct replica_epoch *e = r->open_first; e; e = e->next) {
+		if (e->number <= r->committed || (e->sealed && !(e->merged && e->synced)))
+			return false;
+		synced |= e->synced;
+	}
+	return synced && r->cfg.keep && expected && r->committed >= expected;
+}
+
+/* What is not committed: kept, or dropped. */
+static void replica_recover_open(struct replica *r, bool keeps)
+{
+	while (r->open_first) {
+		struct replica_epoch *e = r->open_first;
+
+		r->open_first = e->next;
+		if (keeps && e->synced)
+			replica_kept_add(r, e);
+		else
+			replica_epoch_drop(r, e);
+	}
 }
 
 /* The metadata knows no committed state (a full sync in place did not end): what the journal holds
@@ -134,6 +163,7 @@ int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn rea
 	uint64_t expected = r->committed;
 	struct replica_chunk **at = &r->log_first;
 	struct journal_end end;
+	bool keeps;
 	int err;
 
 	*ret_why = "out of memory";
@@ -146,11 +176,11 @@ int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn rea
 	*ret_why = "cannot read the journal";
 	if (err < 0)
 		return err;
-	while (r->open_first) {
-		struct replica_epoch *e = r->open_first;
-
-		r->open_first = e->next;
-		replica_epoch_drop(r, e);
+	keeps = replica_recover_keeps(r, expected);
+	replica_recover_open(r, keeps);
+	if (keeps) {
+		end.pos = end.scanned;
+		end.chain = end.scanned_chain;
 	}
 	/* Chunks of the dropped tail. */
 	r->log_last = NULL;
@@ -169,7 +199,8 @@ int replica_recover(struct replica *r, uint64_t incarnation, journal_read_fn rea
 	r->incarnation = incarnation;
 	/* Sealed epochs that were dropped may stand before the last COMMIT, and a DISCARD of them
 	 * in the tail that is dropped: the next COMMIT must not take them along. */
-	r->discard_due = true;
+	r->discard_due = !keeps;
+	replica_kept_fit(r);
 	if (expected == 0)
 		replica_recover_nothing(r);
 	/* Epochs that changed no disk: the journal need not have kept their SEALs, and there is

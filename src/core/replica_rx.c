@@ -43,11 +43,14 @@ bool replica_rx_buffer(struct replica *r, uint8_t **ret_buf, size_t *ret_len)
 bool replica_rx_stuck(const struct replica *r)
 {
 	const struct replica_chunk *c = r->write_first;
+	const struct replica_epoch *e = r->open_first;
 
+	while (e && e->merged)
+		e = e->next;
 	/* Nothing is on its way to the disk or to the images that would free space in the end. */
 	return r->mode == REPLICA_READY && replica_space_low(r) && !r->batch_out &&
 	       !r->done_first && !r->tail_out && !replica_tail_due(r) &&
-	       (!c || c->state == REPLICA_CHUNK_WAITING) && r->open_first && !r->open_first->sealed;
+	       (!c || c->state == REPLICA_CHUNK_WAITING) && e && !e->sealed;
 }
 
 /* Whether the committed state is this epoch's and there is nothing beyond it. */
@@ -129,6 +132,7 @@ static const char *replica_check_context(
 	case RECORD_DIGEST:
 		if (!r->ops->digest || r->mode != REPLICA_READY || r->staging ||
 			((rec->flags & RECORD_FLAG_FROZEN) && (!r->frozen || !rec->epoch)) ||
+			((rec->flags & RECORD_FLAG_HELD) && (!r->kept || rec->epoch)) ||
 			(!rec->epoch && (r->session_changes || r->staged_epoch > r->session_floor)))
 			return "digests where none can be";
 		if (rec->volume >= (r->cfg.image ? r->cfg.memory : r->cfg.volumes))
@@ -152,6 +156,8 @@ static const char *replica_check_context(
 			return "unknown kind of sync";
 		if (rec->offset != RECORD_SYNC_IN_PLACE && r->mode != REPLICA_READY)
 			return "sync that keeps a committed state where there is none";
+		if (rec->offset == RECORD_SYNC_RESUMED && !r->kept)
+			return "sync that goes on from nothing";
 		return r->mode == REPLICA_DIRECT || r->staging || r->session_changes
 			       ? "sync is not the first of the connection"
 			       : NULL;
@@ -243,7 +249,16 @@ static int replica_sync_begin(struct replica *r, const struct record *rec)
 	r->direct_epoch = rec->epoch;
 	r->sync_total = rec->length;
 	r->sync_done = r->direct_taken = r->staged_epoch = 0;
-	if (rec->offset == RECORD_SYNC_STAGED) {
+	if (rec->offset == RECORD_SYNC_RESUMED) {
+		uint64_t span;
+
+		replica_kept_get(r, &r->sync_done, &span);
+		r->sync_total += r->sync_done;
+		if (replica_kept_resume(r) < 0)
+			return -ENOMEM;
+	}
+	(void)replica_kept_drop(r);
+	if (rec->offset == RECORD_SYNC_STAGED || rec->offset == RECORD_SYNC_RESUMED) {
 		r->staging = true;
 		r->staged_epoch = rec->epoch;
 		r->ops->changed(r->ctx);

@@ -21,8 +21,9 @@ int compare_digest(struct digest *d, unsigned first, const uint8_t *data, uint64
 	return 0;
 }
 
-int compare_image(struct volume *v, struct snapshot *frozen, const struct digest *d, uint8_t *buf,
-	uint64_t *ret_differ)
+int compare_image(const struct digest *d,
+	int (*read_fn)(void *ctx, uint64_t off, uint32_t len, uint8_t *buf), void *ctx,
+	uint8_t *buf, uint64_t *ret_differ)
 {
 	struct digest own = *d;
 	int r = 0;
@@ -30,8 +31,7 @@ int compare_image(struct volume *v, struct snapshot *frozen, const struct digest
 	for (uint64_t at = 0; r == 0 && at < d->len; at += RECORD_MAX_PAYLOAD) {
 		uint64_t n = min_u64(RECORD_MAX_PAYLOAD, d->len - at);
 
-		r = frozen ? snapshot_pread(frozen, buf, (uint32_t)n, d->off + at)
-			   : backing_pread(v->backing, buf, (uint32_t)n, d->off + at);
+		r = read_fn(ctx, d->off + at, (uint32_t)n, buf);
 		if (r == 0)
 			r = compare_digest(&own, (unsigned)(at / d->block), buf, n);
 	}

@@ -8,9 +8,10 @@
 
 /* Of the blocks from d->off on that make len bytes at data, into d->sum[first] and up. */
 int compare_digest(struct digest *d, unsigned first, const uint8_t *data, uint64_t len);
-/* The secondary's side: which of the blocks differ from the image, or from a snapshot of it.  buf:
- * RECORD_MAX_PAYLOAD. */
-int compare_image(struct volume *v, struct snapshot *frozen, const struct digest *d, uint8_t *buf,
-	uint64_t *ret_differ);
+/* The secondary's side: which of the blocks differ from what read_fn says.  buf: RECORD_MAX_PAYLOAD
+ * bytes, which it fills at most at once. */
+int compare_image(const struct digest *d,
+	int (*read_fn)(void *ctx, uint64_t off, uint32_t len, uint8_t *buf), void *ctx,
+	uint8_t *buf, uint64_t *ret_differ);
 
 #endif

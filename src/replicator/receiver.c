@@ -241,6 +241,7 @@ static int receiver_load(struct receiver *r, struct error *err)
 		.manual = n->conf->commit_policy == CONF_COMMIT_MANUAL ||
 			  n->own->ingest == CONF_INGEST_NBD || n->meta.now.draining,
 		.ack_when_sealed = n->conf->unsafe_commit_received,
+		.keep = n->own->ingest != CONF_INGEST_NBD && !n->meta.now.draining,
 	};
 	const struct metadata *m = &n->meta.now;
 	struct journal_header h = {0};

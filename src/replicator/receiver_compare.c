@@ -148,16 +148,36 @@ static struct digest *receiver_answerable(struct receiver *r)
 	return NULL;
 }
 
+/* What a digest is compared with. */
+struct receiver_source {
+	struct receiver *r;
+	unsigned volume;
+	struct snapshot *snap; /* or NULL: the image ... */
+	bool held;             /* ... with what an interrupted sync has left over it */
+};
+
+static int receiver_source_read(void *ctx, uint64_t off, uint32_t len, uint8_t *buf)
+{
+	const struct receiver_source *src = ctx;
+	int e;
+
+	if (src->snap)
+		return snapshot_pread(src->snap, buf, len, off);
+	e = backing_pread(src->r->n->volumes[src->volume].backing, buf, len, off);
+	return e == 0 && src->held ? receiver_held_overlay(src->r, src->volume, off, len, buf) : e;
+}
+
 static int receiver_compare(
 	struct receiver *r, const struct digest *d, struct snapshot *snap, uint64_t *ret_differ)
 {
+	struct receiver_source src = {r, d->volume, snap, d->held};
 	int e;
 
 	if (!r->digest_buf)
 		r->digest_buf = malloc(RECORD_MAX_PAYLOAD);
 	if (!r->digest_buf)
 		return -ENOMEM;
-	e = compare_image(&r->n->volumes[d->volume], snap, d, r->digest_buf, ret_differ);
+	e = compare_image(d, receiver_source_read, &src, r->digest_buf, ret_differ);
 	if (e == 0 && snap)
 		snapshot_forget(snap, d->off, d->len);
 	return e;
@@ -219,4 +239,5 @@ void receiver_compare_deinit(struct receiver *r)
 	r->frozen = r->thawed = NULL;
 	free(r->digests);
 	free(r->digest_buf);
+	receiver_held_forget(r);
 }

@@ -102,8 +102,11 @@ struct receiver {
 	struct receiver_frozen *thawed; /* to be freed */
 	struct record say_frozen;
 	bool have_frozen;
-	/* our dirty map, on its way to the primary */
-	bool maps_due;
+	/* what interrupted syncs have left, when the session began: receiver_held.c */
+	struct imap *held[CONF_MAX_DISKS];
+	uint64_t held_span; /* bytes of the journal */
+	/* our dirty map, and then what is held, on their way to the primary */
+	bool maps_due, held_due, map_held;
 	unsigned map_volume;
 	uint64_t map_word;
 	bool blocked;          /* no room to receive */
@@ -137,6 +140,14 @@ void receiver_freeze_take(struct receiver *r);
 void receiver_free_thawed(struct receiver *r);
 int receiver_answer(struct receiver *r, uint64_t now);
 void receiver_compare_deinit(struct receiver *r);
+
+/* receiver_held.c.  (L) A session begins: what is held is told to the primary, or dropped where its
+ * disks end before it does. */
+void receiver_held_offer(struct receiver *r, const struct hello *peer);
+/* Link thread: the part of it that lies in [off, off+len), over buf. */
+int receiver_held_overlay(
+	struct receiver *r, unsigned volume, uint64_t off, uint64_t len, uint8_t *buf);
+void receiver_held_forget(struct receiver *r);
 
 /* What the sync of the session has brought is this node's own, once it is committed
  * (core/identity.h): noted durably.  Takes meta_lock. */

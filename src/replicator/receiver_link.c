@@ -51,6 +51,22 @@ static void receiver_end(struct receiver *r, const char *why)
 	link_close(&r->link); /* last: why may be the transport's own text */
 }
 
+/* (L) The next piece of the map that is under way; false = there is no more. */
+static bool receiver_next_map(struct receiver *r, struct record *rec, uint8_t *payload)
+{
+	enum dirtymap_layer layer = r->map_held ? DIRTYMAP_ASKED : DIRTYMAP_WANTED;
+	uint16_t flags = r->map_held ? RECORD_FLAG_HELD : 0;
+	struct node *n = r->n;
+
+	for (; r->map_volume < n->nvolumes; r->map_volume++) {
+		if (dirtymap_put_map(
+			    n->maps[r->map_volume], layer, flags, &r->map_word, rec, payload))
+			return true;
+		r->map_word = 0;
+	}
+	return false;
+}
+
 /* Our dirty map, as far as it goes out; it does not change before the session's sync is committed.
  * 0, or negative errno. */
 static int receiver_say_maps(struct receiver *r, uint64_t now)
@@ -61,19 +77,20 @@ static int receiver_say_maps(struct receiver *r, uint64_t now)
 	int e = 0;
 
 	while (e == 0 && r->maps_due) {
-		bool map = false;
+		bool map;
 
 		pthread_mutex_lock(&n->lock);
-		while (r->map_volume < n->nvolumes &&
-			!(map = dirtymap_put_map(
-				  n->maps[r->map_volume], &r->map_word, &rec, payload))) {
-			r->map_volume++;
-			r->map_word = 0;
+		map = receiver_next_map(r, &rec, payload);
+		if (!map && r->held_due) {
+			r->map_held = true;
+			r->held_due = false;
+			r->map_volume = 0;
+			map = receiver_next_map(r, &rec, payload);
 		}
 		pthread_mutex_unlock(&n->lock);
 		rec.volume = map ? r->map_volume : 0;
 		if (!map)
-			rec = (struct record){.type = RECORD_MAP_END};
+			rec = (struct record){.type = RECORD_MAP_END, .length = r->held_span};
 		(void)link_put_data(&r->link, &rec, payload); /* the buffer is empty: it fits */
 		r->maps_due = map;
 		e = link_write(&r->link, now);
@@ -287,7 +304,9 @@ static void receiver_accept(struct receiver *r, struct candidate *c, const struc
 	(void)link_put_hello(&r->link, own); /* the first: it fits */
 	pthread_mutex_lock(&n->lock);
 	replica_session_begin(r->core);
+	receiver_held_offer(r, peer);
 	r->maps_due = true;
+	r->map_held = false;
 	/* Where every block comes, the map is not asked. */
 	r->map_volume = a.full ? n->nvolumes : 0;
 	r->map_word = 0;

@@ -4,7 +4,8 @@
  * answer.
  *
  * An answer "equal" is about the secondary's committed state, which nothing but this connection
- * changes: so it is as good as a durable acknowledgement of the block. */
+ * changes: so it is as good as a durable acknowledgement of the block.  Where an interrupted sync
+ * has left something over it, the block stays in the map as HELD until that is committed. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -20,6 +21,8 @@
 
 struct sender_comparison {
 	struct sender *s;
+	enum dirtymap_layer layer;
+	bool held;
 	uint8_t *buf; /* RECORD_MAX_PAYLOAD */
 	struct pace pace;
 	unsigned asked;
@@ -99,7 +102,9 @@ static int sender_compare_volume(struct sender_comparison *c, struct volume *v, 
 {
 	struct dirtymap_run run = {0};
 	struct node *n = c->s->n;
-	struct digest d = {.volume = v->index, .block = (uint32_t)dirtymap_block(&v->map.map)};
+	struct digest d = {.volume = v->index,
+		.block = (uint32_t)dirtymap_block(&v->map.map),
+		.held = c->held};
 
 	for (;;) {
 		uint8_t payload[RECORD_MAX_DIGEST];
@@ -108,7 +113,7 @@ static int sender_compare_volume(struct sender_comparison *c, struct volume *v, 
 		int r;
 
 		pthread_mutex_lock(&n->lock);
-		any = dirtymap_next(&v->map.map, DIRTYMAP_WANTED, run.off + run.len,
+		any = dirtymap_next(&v->map.map, c->layer, run.off + run.len,
 			(uint64_t)DIGEST_BLOCKS * d.block, &run);
 		pthread_mutex_unlock(&n->lock);
 		if (!any)
@@ -136,9 +141,10 @@ static int sender_compare_volume(struct sender_comparison *c, struct volume *v, 
 	}
 }
 
-int sender_compare(struct sender *s, struct error *err)
+int sender_compare(struct sender *s, enum dirtymap_layer layer, bool held, struct error *err)
 {
-	struct sender_comparison c = {.s = s, .buf = malloc(RECORD_MAX_PAYLOAD)};
+	struct sender_comparison c = {
+		.s = s, .layer = layer, .held = held, .buf = malloc(RECORD_MAX_PAYLOAD)};
 	struct node *n = s->n;
 	int r = c.buf ? 0 : error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 

@@ -114,6 +114,8 @@ int sender_hear(struct sender *s, struct error *err)
 			s->acknowledged = rec.epoch;
 		if (!why && primary_replicating(&s->core))
 			dirtymap_acknowledged(&n->windows, s->core.settled, s->core.total_changes);
+		if (!why && rec.type == RECORD_ACK_COMMITTED && primary_replicating(&s->core))
+			dirtymap_held_committed(&n->windows);
 		done = before == PRIMARY_SYNCING && s->core.state == PRIMARY_PROTECTED;
 		if (done) {
 			node_set_reason(n, "%s", "");

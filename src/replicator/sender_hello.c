@@ -52,14 +52,19 @@ static int sender_take_maps(struct sender *s, struct error *err)
 	const uint8_t *payload;
 	struct record rec;
 
+	pthread_mutex_lock(&n->lock);
+	dirtymap_lost(&n->windows); /* what a former secondary held */
+	pthread_mutex_unlock(&n->lock);
 	for (;;) {
 		int r = sender_next(s, &rec, &payload, err);
 		const char *why = NULL;
 
 		if (r < 0)
 			return r;
-		if (rec.type == RECORD_MAP_END)
+		if (rec.type == RECORD_MAP_END) {
+			s->held_span = rec.length;
 			return 0;
+		}
 		if (rec.type == RECORD_HEARTBEAT)
 			continue;
 		pthread_mutex_lock(&n->lock);
@@ -140,6 +145,27 @@ static int sender_want_all(struct sender *s, struct error *err)
 	return r < 0 ? error_code(err, r, "cannot write the dirty map") : 0;
 }
 
+/* Whether the sync goes on from what an interrupted one has left with the secondary: what is equal
+ * with it need not come again.  1, 0, or negative errno. */
+static int sender_choose_held(struct sender *s, uint64_t limit, struct error *err)
+{
+	enum dirtymap_layer layer = s->n->conf->resync_digest ? DIRTYMAP_WANTED : DIRTYMAP_HELD;
+	int r = 0;
+
+	if (!s->held_span)
+		return 0;
+	if (s->held_span < limit)
+		r = sender_compare(s, layer, true, err);
+	if (r < 0)
+		return r;
+	if (s->held_span < limit && sync_estimate(s->n, limit) <= limit - s->held_span)
+		return 1;
+	pthread_mutex_lock(&s->n->lock);
+	dirtymap_lost(&s->n->windows);
+	pthread_mutex_unlock(&s->n->lock);
+	return 0;
+}
+
 static int sender_choose(struct sender *s, const struct hello *peer,
 	const struct identity_decision *how, enum record_sync *ret_kind, struct error *err)
 {
@@ -147,15 +173,20 @@ static int sender_choose(struct sender *s, const struct hello *peer,
 				       ? (peer->journal - SENDER_JOURNAL_ROOM) / 16 * 15
 				       : 0;
 	char have[32], want[32], why[512];
+	int r;
 
 	*ret_kind = RECORD_SYNC_IN_PLACE;
 	if (!how->keeps_state)
 		return 0; /* there is nothing to keep */
+	r = sender_choose_held(s, limit, err);
+	if (r != 0) {
+		*ret_kind = RECORD_SYNC_RESUMED;
+		return r < 0 ? r : 0;
+	}
 	need = sync_estimate(s->n, limit);
 	/* Hot regions of a crash are mostly equal: looked at before it is called too large. */
 	if (need > limit || s->n->conf->resync_digest) {
-		int r = sender_compare(s, err);
-
+		r = sender_compare(s, DIRTYMAP_WANTED, false, err);
 		if (r < 0)
 			return r;
 		need = sync_estimate(s->n, limit);
@@ -189,15 +220,18 @@ static void sender_session_start(struct sender *s, const struct hello *peer, enu
 	uint64_t floor, const char *what)
 {
 	struct node *n = s->n;
-	uint64_t total = 0;
+	uint64_t total = 0, rest = 0;
 
 	pthread_mutex_lock(&n->lock);
-	for (unsigned i = 0; i < n->nvolumes; i++)
-		total += dirtymap_wanted_bytes(n->maps[i]);
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		rest += dirtymap_wanted_bytes(n->maps[i]);
+		total += dirtymap_unequal_bytes(n->maps[i]);
+	}
 	s->core.first_seq = s->link.out_seq;
-	primary_session_begin(&s->core, floor, kind, total, peer->journal / 4);
+	primary_session_begin(&s->core, floor, kind, rest, peer->journal / 4);
 	s->session++;
-	s->sync_done = s->sync_sent = s->sync_rate = 0;
+	s->sync_done = total - rest; /* what the secondary holds */
+	s->sync_sent = s->sync_rate = 0;
 	s->sync_total = total;
 	s->sync_kind = kind;
 	s->connected = true;
@@ -219,7 +253,7 @@ int sender_begin(struct sender *s, const struct hello *peer, const struct identi
 	enum record_sync kind = RECORD_SYNC_IN_PLACE;
 	struct node *n = s->n;
 	uint64_t floor;
-	char what[96];
+	char what[128];
 	int r;
 
 	/* No writer is between change and publish while solo, but for the last ones of before. */
@@ -235,12 +269,13 @@ int sender_begin(struct sender *s, const struct hello *peer, const struct identi
 		r = sender_choose(s, peer, how, &kind, err);
 	if (r < 0)
 		return r;
-	snprintf(what, sizeof(what), "%s sync%s", full ? "full" : "incremental",
-		kind == RECORD_SYNC_STAGED
+	snprintf(what, sizeof(what), "%s sync%s%s", full ? "full" : "incremental",
+		kind == RECORD_SYNC_STAGED || kind == RECORD_SYNC_RESUMED
 			? ", staged: the secondary keeps its last state until it commits"
 		: kind == RECORD_SYNC_CLONED
 			? ", into clones: the secondary keeps its last state until it commits"
-			: "");
+			: "",
+		kind == RECORD_SYNC_RESUMED ? "; it goes on where one was interrupted" : "");
 	/* Held until the session has begun: node_note_write must not come in between. */
 	pthread_mutex_lock(&n->meta_lock);
 	floor = max_u64(max_u64(peer->seen, peer->committed), n->meta.now.seen);

@@ -42,6 +42,7 @@ struct sender {
 	/* the link thread's own */
 	struct link link;
 	struct identity_generation generation; /* that our hello named */
+	uint64_t held_span;    /* bytes of the peer's journal that an interrupted sync has, or 0 */
 	uint64_t acknowledged; /* newest epoch that a peer of this process has committed */
 	char last_error[600];
 	uint64_t backoff_ns;
@@ -76,9 +77,9 @@ int sender_goodbye(
 /* Takes what has come.  0, or the reason why the session ends. */
 int sender_hear(struct sender *s, struct error *err);
 
-/* sender_compare.c: before the sync, asks by digests which of the wanted blocks differ; the others
- * are wanted no more. */
-int sender_compare(struct sender *s, struct error *err);
+/* sender_compare.c: before the sync, asks by digests which of the blocks in that layer differ; the
+ * others are wanted no more.  held: from the committed state with what the peer holds over it. */
+int sender_compare(struct sender *s, enum dirtymap_layer layer, bool held, struct error *err);
 
 /* sender_hello.c: the next record of the peer, within SENDER_HANDSHAKE. */
 int sender_next(

@@ -26,8 +26,10 @@ class Proxy:
         self.closed = self.shut = self.stay_shut = False
         self.generation = 0  # of connections
         self.passed = [0, 0]  # bytes of this connection, by direction
+        self.total = [0, 0]  # of all connections
         self.limit = [None, None]  # bytes after which it is cut
         self.stalled = [False, False]  # nothing goes that way, nothing is lost
+        self.stall_at = [None, None]  # total at which it becomes so
         self.reset = False
         self.due = 0  # cuts that are decided and not done
         self.cuts = 0
@@ -52,6 +54,15 @@ class Proxy:
         with self.lock:
             self.limit = [None, None]
             self.lock.wait_for(lambda: not self.due)
+
+    def stall_after(self, direction, count):
+        """It stalls when `count` more bytes have passed, on whatever connections."""
+        with self.lock:
+            self.stall_at[direction] = self.total[direction] + count
+
+    def wait_stall(self, direction, seconds):
+        with self.lock:
+            return self.lock.wait_for(lambda: self.stalled[direction], seconds)
 
     def stall(self, direction, on=True):
         with self.lock:
@@ -135,6 +146,10 @@ class Proxy:
                     data = data[:limit - self.passed[direction]]
                     self.due += 1
                 self.passed[direction] += len(data)
+                self.total[direction] += len(data)
+                if self.stall_at[direction] is not None and self.total[direction] >= self.stall_at[direction]:
+                    self.stalled[direction], self.stall_at[direction] = True, None
+                    self.lock.notify_all()
             try:
                 if data:
                     sink.sendall(data)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import records
 from crc32c import crc32c
-from records import COMMIT, DISCARD, JOURNAL, SEAL, Violation
+from records import COMMIT, DISCARD, FLAG_MERGE, FLAG_SYNC, JOURNAL, SEAL, Violation
 
 HEADER_MAGIC = 0x314C4E524A444E54
 CHUNK_MAGIC = 0x4B434454
@@ -111,7 +111,8 @@ class Journal:
         self.expected = committed  # by the metadata; None = not known
         self.dump = dump
         self.header = None
-        self.open = {}  # epoch -> [changes, bytes, sealed]
+        self.open = {}  # epoch -> [changes, bytes, sealed, has data of a sync]
+        self.merged = set()  # sealed with MERGE
         self.committed = 0
         self.chunks = 0
         self.records = 0
@@ -190,7 +191,7 @@ class Journal:
             return
         if rec.epoch <= self.committed:
             raise Violation(rec.position, "epoch %d is committed" % rec.epoch)
-        epoch = self.open.setdefault(rec.epoch, [0, 0, False])
+        epoch = self.open.setdefault(rec.epoch, [0, 0, False, False])
         if epoch[2]:
             raise Violation(rec.position, "epoch %d is sealed" % rec.epoch)
         if rec.type == SEAL:
@@ -198,9 +199,11 @@ class Journal:
                 raise Violation(rec.position, "SEAL of %d changes and %d bytes, there were %d "
                                 "and %d" % (rec.offset, rec.length, epoch[0], epoch[1]))
             epoch[2] = True
+            self.merged |= {rec.epoch} if rec.flags & FLAG_MERGE else set()
         else:
             epoch[0] += 1
             epoch[1] += rec.length
+            epoch[3] |= bool(rec.flags & FLAG_SYNC)
 
     def _check_end(self, position, chain, last, violation):
         """What stands where the log ends must be a rest of an older lap or of a dropped tail."""
@@ -223,6 +226,15 @@ class Journal:
                 raise Violation(at, "a chunk behind the end of the log (%s)" % violation)
             position += BLOCK
 
+    def _hold(self, at):
+        """A new life begins behind a chunk without COMMIT: what is open is of interrupted staged syncs."""
+        if not any(epoch[3] for epoch in self.open.values()):
+            raise Violation(at, "a new life begins behind a chunk without COMMIT")
+        for number, epoch in self.open.items():
+            if epoch[2] and not (epoch[3] and number in self.merged):
+                raise Violation(at, "a new life begins behind epoch %d, sealed and without COMMIT" % number)
+        self.open = {number: epoch for number, epoch in self.open.items() if epoch[3]}
+
     def check(self):
         self._choose_header()
         position, chain = self.header.tail, self.header.chain
@@ -240,7 +252,7 @@ class Journal:
                     self._check_end(position, chain, last, v)
                 break
             if last and chunk.incarnation != last.incarnation and not had_commit:
-                raise Violation(at, "a new life begins behind a chunk without COMMIT")
+                self._hold(at)
             self.chunks += 1
             if self.dump:
                 self.dump("%d: CHUNK position=%d length=%d used=%d incarnation=%x%s" %

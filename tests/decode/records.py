@@ -13,7 +13,7 @@ HEADER = 64
 MAX_PAYLOAD = 1 << 20
 MAX_NUMBER = 1 << 62
 OPTIONAL = 0x8000
-FLAG_SYNC, FLAG_UNMAP, FLAG_MERGE, FLAG_FROZEN = 1, 2, 16, 32
+FLAG_SYNC, FLAG_UNMAP, FLAG_MERGE, FLAG_FROZEN, FLAG_HELD = 1, 2, 16, 32, 64
 KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 
 (HELLO, WRITE, ZERO, SEAL, SYNC_BEGIN, SYNC_END, ACK_RECEIVED, ACK_COMMITTED, HEARTBEAT,
@@ -69,10 +69,10 @@ RULES = {
                 memory.FLAG_LZ4 | memory.FLAG_ZSTD, MAX_PAYLOAD),
     STATE: Rule("STATE", _P, frozenset(("volume", "epoch", "offset", "length")),
                 memory.FLAG_LZ4 | memory.FLAG_ZSTD, MAX_PAYLOAD),
-    MAP: Rule("MAP", _S, frozenset(("volume", "offset", "length")), max_payload=8 + 8 * 1024),
-    MAP_END: Rule("MAP_END", _S),
+    MAP: Rule("MAP", _S, frozenset(("volume", "offset", "length")), FLAG_HELD, 8 + 8 * 1024),
+    MAP_END: Rule("MAP_END", _S, frozenset(("length",))),
     ACK_SYNCED: Rule("ACK_SYNCED", _S, frozenset(("offset",))),
-    DIGEST: Rule("DIGEST", _P, frozenset(("volume", "epoch", "offset", "length")), FLAG_FROZEN, 8 + 16 * 64),
+    DIGEST: Rule("DIGEST", _P, frozenset(("volume", "epoch", "offset", "length")), FLAG_FROZEN | FLAG_HELD, 8 + 16 * 64),
     DIFFER: Rule("DIFFER", _S, frozenset(("volume", "offset", "length")), max_payload=16),
     CHECK: Rule("CHECK", _P, frozenset(("volume", "epoch", "offset", "length")), max_payload=1024 * 16),
     CHECKED: Rule("CHECKED", _S, frozenset(("epoch", "offset", "length")), max_payload=256 * 24),
@@ -124,6 +124,8 @@ class Record:
             text += " MERGE"
         if self.flags & FLAG_FROZEN:
             text += " FROZEN"
+        if self.flags & FLAG_HELD:
+            text += " HELD"
         for field in ("volume", "epoch", "offset", "length"):
             if not self.known or field in RULES[self.type].fields:
                 text += " %s=%d" % (field, getattr(self, field))

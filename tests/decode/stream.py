@@ -37,9 +37,11 @@ class Stream:
         self.committed = (0, 0, 0)
         self.acks = []  # (record) for check_pair
         self.maps_ended = False
-        self.map_at = (-1, 0)  # volume and end of the last MAP
+        self.map_at = (False, -1, 0)  # HELD, volume and end of the last MAP
+        self.held = 0  # length of MAP_END
         self.synced = 0
         self.begun = False  # a SYNC_BEGIN came
+        self.goes_on = False  # ... of kind 2, or a DIGEST with HELD
         self.grows = []  # (volume, size) of GROW or GROWN, in order
         self.digests = []  # (volume, offset, length, block) of DIGEST or DIFFER, in order
         self.of_frozen = []  # of each, whether it is a DIGEST with FROZEN
@@ -168,7 +170,7 @@ class Stream:
         elif rec.type == GROW:
             self._grow(rec)
         elif rec.type == SYNC_BEGIN:
-            if rec.offset > 2:
+            if rec.offset > 3:
                 raise Violation(rec.position, "SYNC_BEGIN of kind %d" % rec.offset)
             if self.sync is not None:
                 raise Violation(rec.position, "SYNC_BEGIN within a sync")
@@ -177,6 +179,7 @@ class Stream:
             self.sync = rec.epoch
             self.kind = rec.offset
             self.begun = True
+            self.goes_on |= rec.offset == 3
             self.sync_counts = [0, 0]
         elif rec.type == SYNC_END:
             self._sync_end(rec)
@@ -217,13 +220,17 @@ class Stream:
             raise Violation(rec.position, "%s behind MAP_END" % RULES[rec.type].name)
         if rec.type == MAP_END:
             self.maps_ended = True
+            self.held = rec.length
+            if bool(rec.length) != self.map_at[0]:
+                raise Violation(rec.position, "MAP_END with %d bytes held %s a MAP of them" % (rec.length, "without" if rec.length else "behind"))
             return
         if rec.volume >= len(self.hello.volumes):
             raise Violation(rec.position, "no volume %d" % rec.volume)
         size, kind = self.hello.volumes[rec.volume][1], self.hello.volumes[rec.volume][3]
         if kind != records.KIND_DISK:
             raise Violation(rec.position, "MAP of a volume of kind %d" % kind)
-        if (rec.volume, rec.offset) < self.map_at:
+        held = bool(rec.flags & records.FLAG_HELD)
+        if (held, rec.volume, rec.offset) < self.map_at:
             raise Violation(rec.position, "MAP goes back")
         words = (len(rec.payload) - 8) // 8
         if len(rec.payload) % 8 or words < 1:
@@ -237,7 +244,7 @@ class Stream:
         bits = int.from_bytes(rec.payload[8:], "little")
         if not bits or (bits.bit_length() - 1) * block >= rec.length:
             raise Violation(rec.position, "MAP without a block, or with one behind its end")
-        self.map_at = (rec.volume, rec.offset + rec.length)
+        self.map_at = (held, rec.volume, rec.offset + rec.length)
 
     def _digest(self, rec):
         """A DIGEST or its DIFFER: at most 64 whole blocks, but for the volume's end."""
@@ -263,6 +270,9 @@ class Stream:
         frozen = bool(rec.flags & records.FLAG_FROZEN)
         if frozen and (not rec.epoch or self.frozen not in self.totals):
             raise Violation(rec.position, "DIGEST of frozen disks, and none are")
+        if rec.flags & records.FLAG_HELD and (rec.epoch or frozen):
+            raise Violation(rec.position, "DIGEST of what is held behind SYNC_BEGIN")
+        self.goes_on |= bool(rec.flags & records.FLAG_HELD)
         self.digests.append((rec.volume, rec.offset, rec.length, block))
         self.of_frozen.append(frozen)
 
@@ -372,6 +382,8 @@ def check_pair(primary, secondary):
         raise Violation(0, "a sync into clones, which were not offered")
     if primary.kind and "consistent" not in secondary.hello.flags:
         raise Violation(0, "a sync that keeps a state where there is none")
+    if primary.goes_on and secondary.maps_ended and not secondary.held:
+        raise Violation(0, "the primary goes on from what is held, and nothing is")
     asked = list(zip(primary.digests, primary.of_frozen))
     refused = any(not kept for _, kept in secondary.freezes)
     for answer in secondary.digests:

@@ -11,7 +11,7 @@ import journal
 import samples
 import tandem_decode
 from journal import BLOCK, RING_OFFSET, SEGMENT, SKIP
-from records import (ACK_COMMITTED, COMMIT, DISCARD, HEARTBEAT, HELLO, OPTIONAL, SEAL, Violation)
+from records import (ACK_COMMITTED, COMMIT, DISCARD, FLAG_MERGE, FLAG_SYNC, HEARTBEAT, HELLO, OPTIONAL, SEAL, Violation)
 from samples import LIFE2, JournalFile, plain, write, zero
 
 
@@ -167,6 +167,22 @@ class Chunks(Base):
         file.chunk([write(11, 0, 10)])
         file.chunk([write(12, 0, 10)], life=LIFE2)
         self.refuse(file, "a new life begins behind a chunk without COMMIT")
+
+    def test_held(self):
+        """An interrupted staged sync stays at a start of the node, and is the beginning of the next one, or dropped."""
+        held = write(11, 0, 10, flags=FLAG_SYNC)
+        merge = plain(SEAL, epoch=11, offset=1, length=10, flags=FLAG_MERGE)
+        rest = [write(13, 10, 10, flags=FLAG_SYNC), plain(SEAL, epoch=13, offset=1, length=10),
+                plain(COMMIT, epoch=13, offset=1, length=10, seq=0)]
+        for second in ([merge] + rest, [plain(DISCARD, seq=0)] + rest):
+            file = JournalFile()
+            file.chunk([held, write(12, 0, 10)])
+            file.chunk(second, life=LIFE2)
+            self.good(file)
+        file = JournalFile()
+        file.chunk([held, plain(SEAL, epoch=11, offset=1, length=10)])
+        file.chunk(rest, life=LIFE2)
+        self.refuse(file, "a new life begins behind epoch 11, sealed and without COMMIT")
 
 
 class Records(Base):

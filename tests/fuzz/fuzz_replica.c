@@ -283,6 +283,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	f.flags = data[0];
 	f.rnd.state = get_le64(data);
 	cfg.manual = f.flags & FUZZ_MANUAL;
+	cfg.keep = true;
 	cfg.ack_when_sealed = f.flags & FUZZ_EARLY;
 	cfg.staging_limit = (2 + (data[1] & 15u)) * (uint64_t)JOURNAL_CHUNK_MAX;
 	piece = pieces[data[1] >> 4 & 7];

@@ -222,10 +222,10 @@ def staged(g, seed):
     for where in ("secondary restarts", "primary restarts", "promoted"):
         # slow enough to be met in the middle
         with open(g.conf, "w", encoding="ascii") as f:
-            f.write(text.replace("epoch-ms", "sync-rate = 4M\nepoch-ms"))
+            f.write(text.replace("epoch-ms", "sync-rate = 256K\nepoch-ms"))
         g.end(g.primary)
         with open(g.conf, "w", encoding="ascii") as f:
-            f.write(text.replace("epoch-ms", "sync-rate = 4M\nepoch-ms"))
+            f.write(text.replace("epoch-ms", "sync-rate = 256K\nepoch-ms"))
         g.start(g.primary, "primary")
         until("the resync", lambda: (lambda s: s.get("sync") and s["sync"]["done"] > 0)(g.status(g.primary)))
         st = until("the resync, seen by the secondary", lambda: (lambda s: s if s.get("sync") else None)(g.status(g.secondary)))

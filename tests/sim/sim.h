@@ -63,6 +63,8 @@ enum sim_break {
 	BREAK_SYNCED_EARLY,  /* a part of a sync in place is acknowledged before it is durable */
 	BREAK_CLONE_EARLY,   /* clones take the images' place although they were not flushed */
 	BREAK_CLONE_NO_NOTE, /* ... and the metadata does not say so before */
+	BREAK_HELD_EARLY,    /* what an interrupted sync left is forgotten before it is committed */
+	BREAK_HELD_UNASKED,  /* ... is taken for equal without a look */
 	BREAK_COUNT,
 };
 
@@ -85,7 +87,7 @@ struct sim_stats {
 	uint64_t seeds, events, writes, zeros, flushes, cuts, syncs, sync_ends, commits, applied;
 	uint64_t direct, crashes_p, crashes_s, breaks, flips, flips_seen, shadows, live;
 	uint64_t recovered, queue_full, rx_wait, from_journal, wraps, discards, promotions, local;
-	uint64_t staged, too_big, cloned, clones_failed, clones_resumed;
+	uint64_t staged, too_big, cloned, clones_failed, clones_resumed, held, gone_on;
 	uint64_t pages, abandoned, memory_checks, resumed;
 	uint64_t unpromotable, errors, goodbyes, empty_batches;
 	uint64_t synced, wanted, sync_bytes, mapped;
@@ -255,7 +257,7 @@ void primary_node_start(struct sim *s);
 void primary_node_crash(struct sim *s);
 void primary_node_free(struct sim *s);
 void primary_node_init(struct sim *s);
-void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool keeps);
+void primary_node_session(struct sim *s, uint64_t floor, const struct replica_status *st);
 void primary_node_lost(struct sim *s);
 void primary_node_ack(struct sim *s, const struct record *rec);
 void primary_node_goodbye(struct sim *s, void *arg);
@@ -354,6 +356,8 @@ void check_shadow(struct sim *s, uint64_t salt, const char *where);
 void check_live(struct sim *s, bool open, const char *where);
 /* The state as read through the index; all volumes in a row, valid until the next check. */
 const uint8_t *check_read(struct sim *s, struct replica *r, bool open, uint64_t salt, bool peek);
+/* As that, with what interrupted syncs have left over it. */
+const uint8_t *check_held(struct sim *s);
 void check_deinit(void);
 
 /* --- sim_world.c, sim_plan.c --- */

@@ -130,6 +130,25 @@ const uint8_t *check_read(struct sim *s, struct replica *r, bool open, uint64_t 
 	return check_data;
 }
 
+const uint8_t *check_held(struct sim *s)
+{
+	struct check_source c = {s, 0, false};
+	struct imap *m = imap_new();
+
+	if (!m || !check_read(s, s->sec.r, false, 0, false))
+		abort();
+	for (unsigned v = 0; v < s->plan.volumes; v++) {
+		struct imap_range g;
+
+		if (replica_kept_map(s->sec.r, v, m) < 0)
+			abort();
+		for (uint64_t at = 0; imap_find(m, at, &g); at = g.end)
+			check_overlay(&c, s->sec.r, &g, check_data + s->oracle.base[v] + g.start);
+	}
+	imap_free(m);
+	return check_data;
+}
+
 /* The same state by the live index, as a reader gets it: pinned, copied, let go. */
 static const uint8_t *check_index(struct sim *s, struct replica *r)
 {

@@ -225,8 +225,7 @@ void link_try_connect(struct sim *s, void *arg)
 	l->to_s.last_at = l->to_p.last_at = s->now;
 	secondary_session(s);
 	replica_get_status(s->sec.r, &st);
-	primary_node_session(
-		s, max_u64(st.open, st.committed), st.journal_size, st.mode == REPLICA_READY);
+	primary_node_session(s, max_u64(st.open, st.committed), &st);
 	sim_trace(s, "link: up; the secondary has seen epoch %llu, committed %llu",
 		(unsigned long long)st.open, (unsigned long long)st.committed);
 }

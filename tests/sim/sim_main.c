@@ -27,6 +27,8 @@ static const char *const break_names[BREAK_COUNT] = {
 	[BREAK_SYNCED_EARLY] = "synced-early",
 	[BREAK_CLONE_EARLY] = "clone-early",
 	[BREAK_CLONE_NO_NOTE] = "clone-no-note",
+	[BREAK_HELD_EARLY] = "held-early",
+	[BREAK_HELD_UNASKED] = "held-unasked",
 	[BREAK_MEMORY_LATE] = "memory-late",
 	[BREAK_MEMORY_DROP] = "memory-drop",
 };
@@ -83,6 +85,8 @@ static void print_stats(const struct sim_stats *st)
 		{"syncs into clones", st->cloned},
 		{"of which failed", st->clones_failed},
 		{"clones found at a start", st->clones_resumed},
+		{"syncs that went on", st->gone_on},
+		{"blocks that they held", st->held},
 		{"too big", st->too_big},
 		{"pages of memory", st->pages},
 		{"checkpoints abandoned", st->abandoned},

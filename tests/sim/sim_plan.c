@@ -38,7 +38,7 @@ static void plan_make(struct sim *s)
 		abort();
 	s->p.ring = queue_rings[queue];
 	memset(s->p.ring, 0, p->queue_size);
-	p->ring_size = JOURNAL_MIN_RING + sim_rng(s, 3) * JOURNAL_SEGMENT;
+	p->ring_size = JOURNAL_MIN_RING + sim_rng(s, sim_chance(s, 40) ? 10 : 3) * JOURNAL_SEGMENT;
 	p->staging_limit = (3 + sim_rng(s, 10)) * JOURNAL_CHUNK_MAX;
 	p->max_write = min_u64(sim_chance(s, 70) ? 8192 : 32768, RECORD_MAX_PAYLOAD);
 	p->batch_bytes = 1 + sim_rng(s, 4 * RECORD_MAX_PAYLOAD);

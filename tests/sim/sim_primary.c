@@ -198,6 +198,8 @@ void primary_node_ack(struct sim *s, const struct record *rec)
 	if (why)
 		sim_fail(s, "the primary refuses an acknowledgement: %s", why);
 	dirtymap_acknowledged(&s->p.windows, p->settled, p->total_changes);
+	if (rec->type == RECORD_ACK_COMMITTED)
+		dirtymap_held_committed(&s->p.windows);
 	if (rec->type == RECORD_ACK_COMMITTED && !s->plan.ack_when_sealed &&
 		rec->epoch > s->oracle.promise && !s->sec.marking && s->oracle.promise)
 		sim_fail(s, "I7: epoch %llu is acknowledged, but only %llu is committed",
@@ -222,7 +224,57 @@ void primary_node_init(struct sim *s)
 	}
 }
 
-void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool keeps)
+/* Digests of what the secondary holds of an interrupted sync: what is equal need not come again. */
+static void primary_held(struct sim *s)
+{
+	const uint8_t *theirs = check_held(s);
+	struct imap *m = imap_new();
+	struct imap_range g;
+
+	for (unsigned v = 0; v < s->plan.volumes; v++) {
+		struct dirtymap *map = &s->p.map[v];
+		uint8_t ours[DIRTYMAP_MIN_BLOCK];
+		struct dirtymap_run run = {0};
+
+		if (!m || replica_kept_map(s->sec.r, v, m) < 0)
+			abort();
+		for (uint64_t at = 0; imap_find(m, at, &g); at = g.end) {
+			dirtymap_mark(map, DIRTYMAP_HELD, g.start, g.end - g.start);
+			dirtymap_mark(map, DIRTYMAP_WANTED, g.start, g.end - g.start);
+		}
+		while (dirtymap_next(map, DIRTYMAP_HELD, run.off + run.len, 1, &run)) {
+			struct rangelock_entry e;
+			/* Else a guest's write is under way, which is not in the map any more. */
+			bool still = rangelock_add(&s->p.ranges[v], &e, run.off, run.len);
+
+			rangelock_del(&s->p.ranges[v], &e, writer_granted);
+			disk_read(&s->p.image[v], run.off, ours, run.len);
+			if (!still ||
+				(memcmp(ours, theirs + s->oracle.base[v] + run.off, run.len) &&
+					s->broken != BREAK_HELD_UNASKED))
+				continue;
+			dirtymap_clear(map, DIRTYMAP_WANTED, run.off, run.len);
+			s->stats->held++;
+		}
+	}
+	imap_free(m);
+}
+
+static enum record_sync primary_choose(
+	struct sim *s, const struct replica_status *st, uint64_t wanted)
+{
+	/* In place although there is a state: [unsafe]. */
+	if (st->mode != REPLICA_READY || sim_chance(s, st->kept ? 15 : 30))
+		return RECORD_SYNC_IN_PLACE;
+	if (st->kept && !sim_chance(s, 25) &&
+		wanted + st->kept_span + st->journal_size / 2 < st->journal_size)
+		return RECORD_SYNC_RESUMED;
+	if (wanted + st->journal_size / 2 < st->journal_size)
+		return RECORD_SYNC_STAGED;
+	return sim_chance(s, 60) ? RECORD_SYNC_CLONED : RECORD_SYNC_IN_PLACE;
+}
+
+void primary_node_session(struct sim *s, uint64_t floor, const struct replica_status *st)
 {
 	enum record_sync kind = RECORD_SYNC_IN_PLACE;
 	uint64_t wanted = 0;
@@ -232,18 +284,28 @@ void primary_node_session(struct sim *s, uint64_t floor, uint64_t journal, bool 
 		/* [unsafe] commit = received: what was acknowledged may be lost. */
 		if (s->plan.ack_when_sealed)
 			dirtymap_mark_all(&s->p.map[v], DIRTYMAP_WANTED);
-		wanted += dirtymap_wanted_bytes(&s->p.map[v]);
 	}
-	/* In place although there is a state: [unsafe]. */
-	if (keeps && !sim_chance(s, 30) && wanted + journal / 2 < journal)
-		kind = RECORD_SYNC_STAGED;
-	else if (keeps && sim_chance(s, 60))
-		kind = RECORD_SYNC_CLONED;
-	s->stats->staged += kind == RECORD_SYNC_STAGED;
+	if (st->kept)
+		primary_held(s);
+	for (unsigned v = 0; v < s->plan.volumes; v++)
+		wanted += dirtymap_wanted_bytes(&s->p.map[v]);
+	kind = primary_choose(s, st, wanted);
+	if (kind != RECORD_SYNC_RESUMED) {
+		dirtymap_lost(&s->p.windows);
+		wanted = 0;
+		for (unsigned v = 0; v < s->plan.volumes; v++)
+			wanted += dirtymap_wanted_bytes(&s->p.map[v]);
+		if (kind == RECORD_SYNC_STAGED && wanted + st->journal_size / 2 >= st->journal_size)
+			kind = RECORD_SYNC_CLONED;
+	}
+	if (s->broken == BREAK_HELD_EARLY)
+		dirtymap_held_committed(&s->p.windows);
+	s->stats->staged += kind == RECORD_SYNC_STAGED || kind == RECORD_SYNC_RESUMED;
+	s->stats->gone_on += kind == RECORD_SYNC_RESUMED;
 	s->stats->sync_bytes += wanted;
 	s->stats->wanted += s->oracle.total;
 	sim_trace(s, "sync: %llu bytes, %s", (unsigned long long)wanted, record_sync_name(kind));
-	primary_session_begin(&s->p.core, floor, kind, wanted, journal / 4);
+	primary_session_begin(&s->p.core, floor, kind, wanted, st->journal_size / 4);
 	sync_begin(s);
 }
 

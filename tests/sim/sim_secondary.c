@@ -242,6 +242,7 @@ void secondary_config(const struct sim *s, struct replica_config *cfg)
 		.staging_limit = s->plan.staging_limit,
 		.manual = s->plan.manual,
 		.ack_when_sealed = s->plan.ack_when_sealed,
+		.keep = !s->sec.promoted,
 	};
 	if (s->plan.mapped)
 		cfg->ring = s->sec.journal.cache + JOURNAL_RING_OFFSET;

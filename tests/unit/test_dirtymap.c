@@ -280,7 +280,7 @@ static void test_wire_map(void **state)
 	for (unsigned i = 0; i < 500; i++)
 		dirtymap_mark(&from, DIRTYMAP_WANTED, rng(size), 1);
 	dirtymap_mark(&from, DIRTYMAP_WANTED, size - 1, 1); /* behind the end of the other */
-	for (; dirtymap_put_map(&from, &word, &rec, payload); n++) {
+	for (; dirtymap_put_map(&from, DIRTYMAP_WANTED, 0, &word, &rec, payload); n++) {
 		assert_null(dirtymap_take_map(&to, &rec, payload));
 		rec.length += 64 * 4096;
 		assert_non_null(dirtymap_take_map(&to, &rec, payload));
@@ -294,6 +294,42 @@ static void test_wire_map(void **state)
 	assert_true(to.wanted <= 501);
 	payload[1] = 0x18;
 	assert_non_null(dirtymap_take_map(&to, &rec, payload));
+	dirtymap_deinit(&from);
+	dirtymap_deinit(&to);
+}
+
+/* What an interrupted sync has left: wanted until a digest says that it is equal, in the map until
+ * the next sync commits it, wanted again where that does not happen. */
+static void test_wire_held(void **state)
+{
+	struct dirtymap from, to, *maps[] = {&to};
+	struct dirtymap_windows w = {.maps = maps, .count = 1};
+	uint8_t payload[RECORD_MAX_MAP];
+	struct record rec;
+	uint64_t word = 0;
+
+	(void)state;
+	assert_int_equal(dirtymap_init(&from, 1 << 20, 4096), 0);
+	assert_int_equal(dirtymap_init(&to, 1 << 20, 65536), 0);
+	dirtymap_mark(&from, DIRTYMAP_ASKED, 70000, 1);
+	assert_true(
+		dirtymap_put_map(&from, DIRTYMAP_ASKED, RECORD_FLAG_HELD, &word, &rec, payload));
+	assert_int_equal(rec.flags, RECORD_FLAG_HELD);
+	assert_null(dirtymap_take_map(&to, &rec, payload));
+	assert_int_equal(dirtymap_wanted_bytes(&to), 65536);
+	assert_int_equal(dirtymap_unequal_bytes(&to), 65536);
+	dirtymap_clear(&to, DIRTYMAP_WANTED, 65536, 65536); /* equal */
+	assert_int_equal(dirtymap_word(&to, 0), 2);
+	assert_int_equal(dirtymap_unequal_bytes(&to), 65536);
+	dirtymap_acknowledged(&w, 0, 0); /* of what came, which says nothing of it */
+	assert_int_equal(dirtymap_word(&to, 0), 2);
+	dirtymap_lost(&w);
+	assert_true(dirtymap_test(&to, DIRTYMAP_WANTED, 65536, 1));
+	assert_false(dirtymap_test(&to, DIRTYMAP_HELD, 65536, 1));
+	dirtymap_mark(&to, DIRTYMAP_HELD, 65536, 1);
+	dirtymap_clear(&to, DIRTYMAP_WANTED, 65536, 65536);
+	dirtymap_held_committed(&w);
+	assert_int_equal(dirtymap_word(&to, 0), 0);
 	dirtymap_deinit(&from);
 	dirtymap_deinit(&to);
 }
@@ -503,6 +539,7 @@ int main(void)
 		cmocka_unit_test(test_header),
 		cmocka_unit_test(test_record),
 		cmocka_unit_test(test_wire_map),
+		cmocka_unit_test(test_wire_held),
 		cmocka_unit_test(test_wire_digest),
 		cmocka_unit_test(test_written_after_its_digest),
 		cmocka_unit_test(test_least_recently_used_is_evicted),
