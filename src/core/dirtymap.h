@@ -3,7 +3,8 @@
  * serialises all calls under its one short lock.
  *
  *   WANTED        is to be copied: written without the peer, or not acknowledged when the link went
- *   SENT 0, 1     is on its way: two windows, one filled while the other waits for its last commit
+ *   SENT 0, 1     is on its way: two windows, one filled while the other waits for its last commit;
+ *                 0 of a secondary: a sync in place has brought it, and it is not durable yet
  *   LOOSE 0, 1    was written here and perhaps not flushed: a power cut may undo it here, while the
  *                 peer keeps it
  *   DISK          what the newest valid pages of the file say (core/activity.h)

@@ -220,6 +220,8 @@ void replica_tail_durable(struct replica *r, const struct journal_header *h);
 /* In a sync in place, after replica_batch_done: the images were flushed since. The primary is told
  * how much need not come again if the sync is interrupted. */
 void replica_direct_durable(struct replica *r, const struct replica_batch *batch);
+/* Whether this piece of a sync in place belongs to the session that runs. */
+bool replica_direct_current(const struct replica *r, const struct replica_batch *batch);
 /* The full sync is committed: the metadata that says so is durable. */
 void replica_direct_committed(struct replica *r, uint64_t epoch);
 /* In place of replica_batch_done: a batch for the clones could not be carried out, and the images

@@ -238,8 +238,13 @@ void replica_direct_durable(struct replica *r, const struct replica_batch *b)
 {
 	struct record ack = {.type = RECORD_ACK_SYNCED, .offset = b->changes};
 
-	if (r->session && r->mode == REPLICA_DIRECT && b->session == r->sessions)
+	if (replica_direct_current(r, b))
 		r->ops->send(r->ctx, &ack);
+}
+
+bool replica_direct_current(const struct replica *r, const struct replica_batch *b)
+{
+	return b->direct && r->session && r->mode == REPLICA_DIRECT && b->session == r->sessions;
 }
 
 void replica_direct_committed(struct replica *r, uint64_t epoch)

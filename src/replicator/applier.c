@@ -22,9 +22,12 @@
 #define APPLIER_ENOUGH (16u << 20) /* bytes worth a batch at once */
 #define APPLIER_WAIT_MS 200        /* or that old */
 #define APPLIER_IOV 64
-#define APPLIER_SYNC_EVERY (3 * NS_PER_S) /* a sync in place is made durable */
-#define APPLIER_RUN (1u << 20)            /* bytes of one write */
-#define APPLIER_BACK (8u << 20)           /* bytes read back from the journal at once */
+/* A sync in place is made durable after that time, or that much: a 32nd of it, at least ... */
+#define APPLIER_SYNC_EVERY (3 * NS_PER_S)
+#define APPLIER_SYNC_PART 32u
+#define APPLIER_SYNC_LEAST (16u << 20)
+#define APPLIER_RUN (1u << 20)  /* bytes of one write */
+#define APPLIER_BACK (8u << 20) /* bytes read back from the journal at once */
 #define APPLIER_CANNOT_WRITE ": cannot write to it"
 #define APPLIER_CANNOT_FLUSH ": cannot flush it"
 
@@ -35,7 +38,8 @@ struct applier {
 	struct clones clones;
 	uint8_t *back; /* what was read back from the journal, until the next wait */
 	size_t back_used;
-	uint64_t synced; /* clock_ns of the last flush of a sync in place */
+	uint64_t synced;       /* clock_ns of the last flush of a sync in place */
+	uint64_t synced_bytes; /* since then */
 };
 
 struct applier_run {
@@ -181,12 +185,67 @@ static int applier_images(struct applier *a, struct replica_batch *b, bool flush
  * interrupted is then no more than that. */
 static bool applier_sync_due(struct applier *a, const struct replica_batch *b)
 {
-	uint64_t now = clock_ns();
+	uint64_t now = clock_ns(), enough;
+	struct replica_status st;
 
-	if (!b->direct || b->cloned || b->final || now - a->synced < APPLIER_SYNC_EVERY)
+	if (!b->direct || b->cloned || b->final)
+		return false;
+	pthread_mutex_lock(&a->r->n->lock);
+	replica_get_status(a->r->core, &st);
+	pthread_mutex_unlock(&a->r->n->lock);
+	enough = max_u64(st.sync_total / APPLIER_SYNC_PART, APPLIER_SYNC_LEAST);
+	a->synced_bytes += b->bytes;
+	if (now - a->synced < APPLIER_SYNC_EVERY && a->synced_bytes < enough)
 		return false;
 	a->synced = now;
+	a->synced_bytes = 0;
 	return true;
+}
+
+/* (L) A run that a sync in place has brought to one disk: its whole blocks are not wanted any more
+ * by this node's own map, once they are durable. */
+static void applier_brought_run(struct dirtymap *map, uint64_t start, uint64_t end)
+{
+	uint64_t block = dirtymap_block(map);
+
+	start = round_up(start, block);
+	end = end == map->size ? end : round_down(end, block);
+	if (start >= end)
+		return;
+	dirtymap_clear(map, DIRTYMAP_WANTED, start, end - start);
+	dirtymap_mark(map, DIRTYMAP_SENT0, start, end - start);
+}
+
+static void applier_brought(struct dirtymap *map, const struct imap *m)
+{
+	uint64_t start = 0, end = 0;
+	struct imap_range g;
+
+	for (uint64_t at = 0; imap_find(m, at, &g); at = g.end) {
+		if (g.start != end) {
+			applier_brought_run(map, start, end);
+			start = g.start;
+		}
+		end = g.end;
+	}
+	applier_brought_run(map, start, end);
+}
+
+/* (L) The images of this batch are written, and with durable flushed: what an interruption from
+ * here on need not bring again. */
+static void applier_let_go(struct applier *a, const struct replica_batch *b, bool durable)
+{
+	struct node *n = a->r->n;
+
+	if (b->cloned || !replica_direct_current(a->r->core, b) ||
+		n->own->ingest == CONF_INGEST_NBD)
+		return;
+	for (unsigned i = 0; i < n->nvolumes; i++) {
+		if (b->maps[i])
+			applier_brought(n->maps[i], b->maps[i]);
+		if (durable)
+			dirtymap_clear_all(n->maps[i], DIRTYMAP_SENT0);
+	}
 }
 
 static void applier_mark_inconsistent(struct metadata *m, void *ctx)
@@ -310,6 +369,7 @@ static int applier_batch(struct applier *a, struct replica_batch *b)
 			return e;
 	}
 	pthread_mutex_lock(&n->lock);
+	applier_let_go(a, b, durable);
 	header = replica_batch_done(r->core, b, &h);
 	if (durable)
 		replica_direct_durable(r->core, b);

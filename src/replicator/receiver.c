@@ -201,6 +201,7 @@ int receiver_clear_maps(struct receiver *r, struct error *err)
 	pthread_mutex_lock(&n->lock);
 	for (unsigned i = 0; i < n->nvolumes && e == 0; i++) {
 		dirtymap_clear_all(n->maps[i], DIRTYMAP_WANTED);
+		dirtymap_clear_all(n->maps[i], DIRTYMAP_SENT0);
 		e = mapfile_settle(&n->volumes[i].map);
 	}
 	pthread_mutex_unlock(&n->lock);

@@ -304,6 +304,9 @@ static void receiver_accept(struct receiver *r, struct candidate *c, const struc
 	(void)link_put_hello(&r->link, own); /* the first: it fits */
 	pthread_mutex_lock(&n->lock);
 	replica_session_begin(r->core);
+	/* What a sync in place had brought, and not made durable. */
+	for (unsigned i = 0; i < n->nvolumes; i++)
+		dirtymap_move(n->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT0);
 	receiver_held_offer(r, peer);
 	r->maps_due = true;
 	r->map_held = false;

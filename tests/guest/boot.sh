@@ -33,7 +33,7 @@ disk() { echo "if=none,id=$1,format=raw,cache.direct=on,discard=unmap,file=${2//
 
 args=(-accel tcg -m 256 -nodefaults -no-user-config -nographic -no-reboot
   -kernel "$cache/vmlinuz" -initrd "$cache/initrd.img"
-  -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr rcupdate.rcu_expedited=1 random.trust_cpu=on tandem.mode=$mode"
+  -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check rcupdate.rcu_expedited=1 random.trust_cpu=on tandem.mode=$mode"
   -drive "$(disk vda "$vda")" -device virtio-blk-pci,drive=vda
   -drive "$(disk vdb "$vdb")" -device virtio-blk-pci,drive=vdb)
 if [ -n "$serial" ]; then

@@ -143,7 +143,8 @@ static void start(int i, const char *side, const struct conf_node *node, int ram
 		"%s -accel tcg -nodefaults -no-user-config -display none "
 		"-no-reboot "
 		"-kernel %s/vmlinuz -initrd %s/initrd.img -append 'console=ttyS0 quiet panic=-1 "
-		"mitigations=off nokaslr rcupdate.rcu_expedited=1 random.trust_cpu=on "
+		"mitigations=off nokaslr no_timer_check rcupdate.rcu_expedited=1 "
+		"random.trust_cpu=on "
 		"tandem.mode=agree-raw tandem.load=%s%s' -serial file:%s %s",
 		qemu ? qemu : "qemu-system-x86_64", cache, cache, load,
 		strstr(extra, "scsi-hd") ? " tandem.disks=sd" : "", path(side, "/console"), extra);

@@ -69,7 +69,9 @@ nothing_lost() { # with the configuration as it should be
 terminal() { # QEMU's monitor on it: nothing stops QEMU
   fresh "$devices -monitor stdio" || return 1
   vm_start beta standby
-  (cd "$rig_dir/alpha" && exec python3 -c 'import pty, sys; pty.spawn(sys.argv[1:])' "$rig_tandem" run "$rig_conf" --node alpha) >>"$rig_dir/alpha.log" 2>&1 </dev/null &
+  (cd "$rig_dir/alpha" && exec python3 -c 'import pty, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL) # nohup ignores it, and so would the agent
+pty.spawn(sys.argv[1:])' "$rig_tandem" run "$rig_conf" --node alpha) >>"$rig_dir/alpha.log" 2>&1 </dev/null &
   node_pid[alpha]=$!
   disown "$!"
   vm_goes_on alpha 3 60 && rig_wait_state alpha protected 60 && vm_note alpha
