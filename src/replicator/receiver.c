@@ -19,9 +19,16 @@
 /* --- actions of the replica; node.lock is held --- */
 
 /* The link thread looks for itself when it is the caller. */
+static _Thread_local const struct receiver *receiver_here; /* whose link thread this is */
+
+void receiver_is_here(const struct receiver *r)
+{
+	receiver_here = r;
+}
+
 static void receiver_kick(struct receiver *r)
 {
-	if (!pthread_equal(pthread_self(), r->thread))
+	if (receiver_here != r)
 		wake_up(&r->wake);
 }
 

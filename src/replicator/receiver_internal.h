@@ -149,6 +149,9 @@ int receiver_held_overlay(
 	struct receiver *r, unsigned volume, uint64_t off, uint64_t len, uint8_t *buf);
 void receiver_held_forget(struct receiver *r);
 
+/* receiver.c: the calling thread is the link thread of r. */
+void receiver_is_here(const struct receiver *r);
+
 /* What the sync of the session has brought is this node's own, once it is committed
  * (core/identity.h): noted durably.  Takes meta_lock. */
 int receiver_settle(struct receiver *r, uint64_t committed, struct error *err);

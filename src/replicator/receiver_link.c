@@ -653,7 +653,7 @@ void *receiver_main(void *arg)
 	bool stop = false, failed;
 
 	(void)pthread_setname_np(pthread_self(), "tandem-receive");
-	r->thread = pthread_self(); /* receiver_kick compares before pthread_create has stored it */
+	receiver_is_here(r);
 	while (!stop) {
 		uint64_t now;
 
