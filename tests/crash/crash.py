@@ -242,8 +242,9 @@ class Chain:
         self.swap(self.verify(load, committed, acknowledged), solo=False)
 
     def kill_promoted(self, load):
-        """Who was promoted is written to at once, while its journal is not in the images yet, and killed: no write that
-        had completed is lost."""
+        """Who was promoted is written to at once, while its journal is not in the images yet, and killed: what is there is
+        one instant, and nothing is lost that had completed before an answered flush (consistency.md 18: what came after it is
+        committed ten times a second, until the journal is drained)."""
         self.pause()
         self.primary.kill()
         load.stop()
@@ -258,7 +259,7 @@ class Chain:
         after.stop()
         self.secondary.start("primary")
         now = self.secondary.read_disks()
-        oracle.check_walkers(after, have, now, 0, everything=True)
+        oracle.check_walkers(after, have, now, 0, flushed=True)
         self.swap(now, solo=True)
 
     def cut_link(self, load):

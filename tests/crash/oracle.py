@@ -4,7 +4,8 @@
 - `Line`: the bytes that crossed the link, replayed up to the commit, give the image of every disk, bit by bit (I1, I2).
 - `check_walkers`: the clients' own logs. The regions of each must be the state after a prefix of its log; nothing that
   is there was issued after something that is missing had completed (I6, over all clients and disks, hence I2), and
-  nothing is missing that had completed before an acknowledged cut (I1, I7)."""
+  nothing is missing that had completed before an acknowledged cut (I1, I7), or before a flush that was answered where
+  the disks were served from then on."""
 import os
 import sys
 
@@ -81,21 +82,26 @@ class _Prefix:
         return self.changes[k].completed if k < len(self.changes) else None
 
 
-def check_walkers(load, before, after, acknowledged, everything=False):
+def check_walkers(load, before, after, acknowledged, flushed=False):
     """before, after: images; acknowledged: an epoch (or 0) whose cut, if the load asked for it, must be contained;
-    everything: all that had completed must be."""
+    flushed: what had completed before an answered flush, or a change with FUA, was asked for must be, too."""
     prefixes = [_Prefix(w, before, after) for w in load.walkers]
     newest = max((p.present() for p in prefixes), default=0)
     # A request whose cut is acknowledged: everything that had completed when it was asked for is there.
     promised = max((asked for asked, epoch in load.cuts if epoch <= acknowledged), default=0)
+    durable = max((op.issued for c in load.clients for op in c.log if op.completed and (op.fua or not op.change)),
+                  default=0) if flushed else 0
     for p in prefixes:
         gone = p.missing()
-        if gone is not None and everything:
-            raise Failure("%s: change %d completed at %.6f and is missing" % (p.walker.name, p.possible[-1], gone))
+        if flushed and any(op.fua and op.completed for op in p.changes[p.possible[-1]:]):
+            raise Failure("%s: a change with FUA was answered and is missing" % p.walker.name)
         if gone is not None and gone < newest:
             raise Failure("%s: change %d completed at %.6f and is missing, one that was issued at %.6f is there" %
                           (p.walker.name, p.possible[-1], gone, newest))
         if gone is not None and gone < promised:
             raise Failure("%s: change %d completed at %.6f and is missing, the cut asked for at %.6f was acknowledged" %
                           (p.walker.name, p.possible[-1], gone, promised))
+        if gone is not None and gone < durable:
+            raise Failure("%s: change %d completed at %.6f and is missing, the flush asked for at %.6f was answered" %
+                          (p.walker.name, p.possible[-1], gone, durable))
     return sum(p.possible[-1] for p in prefixes), sum(len(p.changes) for p in prefixes)

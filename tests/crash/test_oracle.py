@@ -35,7 +35,7 @@ class FakeWalker:
 
 class FakeLoad:
     def __init__(self, walkers, cuts=()):
-        self.walkers = walkers
+        self.walkers = self.clients = walkers
         self.cuts = list(cuts)
 
 
@@ -82,10 +82,25 @@ class Walkers(unittest.TestCase):
             self.check([], 7)
         self.check([], 6)  # epoch 7 is not acknowledged
 
-    def test_everything(self):
-        oracle.check_walkers(self.load, state([]), state([self.a1, self.a2, self.b1]), 0, everything=True)
-        with self.assertRaisesRegex(Failure, "and is missing"):
-            oracle.check_walkers(self.load, state([]), state([self.a1, self.a2]), 0, everything=True)
+    def test_flushed(self):
+        def flush(issued, completed):
+            op = Op(FLUSH, 0)
+            op.issued, op.completed = issued, completed
+            self.load.walkers[1].log.append(op)
+
+        def check(ops):
+            oracle.check_walkers(self.load, state([]), state(ops), 0, flushed=True)
+        check([])
+        flush(2.5, None)  # never answered
+        check([])
+        flush(2.5, 2.7)
+        check([self.a1])
+        with self.assertRaisesRegex(Failure, "the flush asked for"):
+            check([])
+        self.b1.fua = True  # issued at 4, when a2 is under way
+        check([self.a1, self.b1])
+        with self.assertRaisesRegex(Failure, "with FUA"):
+            check([self.a1])
 
     def test_unanswered_may_be_there_or_not(self):
         self.a2.completed = None
