@@ -22,10 +22,10 @@ KEYS = "epoch-ms = 20\nheartbeat-ms = 50\npeer-timeout-ms = 60000\njournal-size 
 class Pair(Group):
     """alpha, the primary, reaches beta through a proxy."""
 
-    def __init__(self, build, seed):
-        super().__init__(build, keys=KEYS, size=SIZE)
+    def __init__(self, build, seed, keys="", size=SIZE):
+        super().__init__(build, keys=KEYS + keys, size=size)
         self.rng = random.Random(seed)
-        self.content = bytearray(SIZE)
+        self.content = bytearray(size)
         self.proxy = Proxy()
         with open(self.conf, encoding="ascii") as f:
             text = f.read()
@@ -150,24 +150,26 @@ def interrupted(g, what, kinds):
 
 def first(build, seed):
     """A first sync, in place: what was durable need not come again, by both nodes' maps.  (To a primary that was killed all regions
-    of this small disk are hot, and the secondary's map reaches its file some seconds later: such an end costs more.)"""
-    g = Pair(build, seed)
+    of this small disk are hot, and the secondary's map reaches its file some seconds later: such an end costs more.  What is on
+    its way comes again, so the queue is small against the disk.)"""
+    g = Pair(build, seed, "queue-limit = 8M\nstaging-limit = 16M\n", 4 * SIZE)
     failed = True
     try:
         g.start("alpha", "primary")
         g.ask("alpha", "disconnect")
-        g.write(0, SIZE)
+        g.write(0, g.size)
         g.start("beta", "secondary")
-        g.connect_and_stall(SIZE * 3 // 4)
-        until("parts of it to be durable", lambda: g.status("beta")["disks"]["vda"]["dirty"] <= SIZE * 3 // 5)
+        g.connect_and_stall(g.size * 3 // 4)
+        for node in ("alpha", "beta"):
+            until("parts of it to be durable", lambda: g.status(node)["disks"]["vda"]["dirty"] <= g.size * 3 // 5)
         by_link(g)
-        g.write(g.rng.randrange(SIZE // 16) // 512 * 512, 300 * 1024)
+        g.write(g.rng.randrange(g.size // 16) // 512 * 512, 300 * 1024)
         before = g.sent()
         g.ask("alpha", "connect")
         g.equal("first sync")
         total = g.sent() - before
-        need(total < SIZE * 4 // 5, "first sync:", total, "bytes in its second part, for a disk of", SIZE)
-        print("   first sync: its second part is %.3f x the disk's bytes" % (total / SIZE))
+        need(total < g.size * 4 // 5, "first sync:", total, "bytes in its second part, for a disk of", g.size)
+        print("   first sync: its second part is %.3f x the disk's bytes" % (total / g.size))
         failed = False
     finally:
         g.close(failed)
