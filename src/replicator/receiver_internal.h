@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What the parts of the receiver share: receiver.c (life, requests), receiver_link.c (the link
- * thread), local.c (local writers), journal_io.c (the journal file), applier.c (the images). */
+/* What the parts of the receiver share: receiver.c (life, requests), receiver_load.c (its start),
+ * receiver_link.c (the link thread), receiver_candidates.c (who connects to it), local.c (local
+ * writers), journal_io.c (the journal file), applier.c (the images). */
 #ifndef TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
 #define TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
 
@@ -152,6 +153,16 @@ void receiver_held_forget(struct receiver *r);
 /* receiver.c: the calling thread is the link thread of r. */
 void receiver_is_here(const struct receiver *r);
 
+/* receiver_link.c: the session is over, for why, or NULL when nobody is to blame. */
+void receiver_end(struct receiver *r, const char *why);
+
+/* receiver_candidates.c, link thread: what came from one of them; a new one, from a listening
+ * socket. */
+void receiver_candidate(struct receiver *r, struct candidate *c, uint64_t now);
+void receiver_listen(struct receiver *r, int fd, uint64_t now);
+
+/* receiver_load.c: opens the journal and makes the replica, at the last committed epoch. */
+int receiver_load(struct receiver *r, const struct replica_ops *ops, struct error *err);
 /* What the sync of the session has brought is this node's own, once it is committed
  * (core/identity.h): noted durably.  Takes meta_lock. */
 int receiver_settle(struct receiver *r, uint64_t committed, struct error *err);
