@@ -27,33 +27,63 @@
 #define FIFO_MARGIN 16384    /* that much smaller than before a state may be, and still hold QEMU */
 #define FIFO_LARGE (1 << 20) /* lets QEMU write all at once */
 
+/* Whether a RAM block is one of the machine's memory backends, all of which are in the RAM file
+ * (vm_check.h): it is called as that, or by its path. */
+static bool devstate_is_backend(const json_t *memdevs, const char *block)
+{
+	const char *slash = strrchr(block, '/');
+	const json_t *m;
+	size_t i;
+
+	json_array_foreach(memdevs, i, m)
+	{
+		const char *id = json_string_value(json_object_get(m, "id"));
+
+		if (id && (!strcmp(id, block) || (!strncmp(block, "/objects/", 9) && slash &&
+							 !strcmp(id, slash + 1))))
+			return true;
+	}
+	return false;
+}
+
+/* A block that never changes, or is captured otherwise. */
+static bool devstate_block_known(const json_t *memdevs, const char *block)
+{
+	static const char *const constant[] = {"pc.bios", "pc.rom", "isa-bios", "/rom@*", "*.rom"};
+
+	for (size_t i = 0; i < sizeof(constant) / sizeof(constant[0]); i++)
+		if (fnmatch(constant[i], block, 0) == 0)
+			return true;
+	return devstate_is_backend(memdevs, block);
+}
+
 int devstate_fifo_possible(struct rpc *q, struct error *err)
 {
-	static const char *const constant[] = {
-		"tandem-ram", "pc.bios", "pc.rom", "isa-bios", "/rom@*", "*.rom"};
 	char *text, *line, *save = NULL, name[256];
+	json_t *memdevs;
 	int r = 0;
 
 	if (!qmp_has_command(q, "xen-save-devices-state"))
 		return error_set(
 			err, ERROR_STATE, -EOPNOTSUPP, "this QEMU has no xen-save-devices-state");
-	if (qmp_human(q, "info ramblock", &text, err) < 0)
+	r = qmp_run(q, "query-memdev", NULL, &memdevs, err);
+	if (r < 0)
+		return r;
+	if (qmp_human(q, "info ramblock", &text, err) < 0) {
+		json_decref(memdevs);
 		return err ? err->code : -EIO;
+	}
 	for (line = strtok_r(text, "\r\n", &save); line; line = strtok_r(NULL, "\r\n", &save)) {
-		bool known = false;
-
 		/* "NAME  4 KiB  0x... 0x... 0x..."; the header has no number */
-		if (sscanf(line, " %255s %*u KiB 0x%*x", name) != 1 || !strstr(line, " 0x"))
-			continue;
-		for (size_t i = 0; i < sizeof(constant) / sizeof(constant[0]); i++)
-			known |= fnmatch(constant[i], name, 0) == 0;
-		if (known)
+		if (sscanf(line, " %255s %*u KiB 0x%*x", name) != 1 || !strstr(line, " 0x") ||
+			devstate_block_known(memdevs, name))
 			continue;
 		r = error_set(err, ERROR_STATE, -EOPNOTSUPP,
 			"the machine has other RAM that may change: %.80s", name);
 		break;
 	}
 	free(text);
+	json_decref(memdevs);
 	return r;
 }
 

@@ -39,6 +39,15 @@ static int track_map_line(struct track_target *t, const struct stat *ram, const 
 	return 0;
 }
 
+/* By the place in the file; memory backends may stand anywhere in QEMU. */
+static int track_order(const void *a, const void *b)
+{
+	uint64_t x = ((const struct track_piece *)a)->offset;
+	uint64_t y = ((const struct track_piece *)b)->offset;
+
+	return x < y ? -1 : x > y;
+}
+
 static int track_find(struct track_target *t, struct error *err)
 {
 	char path[64], line[1024];
@@ -64,6 +73,7 @@ static int track_find(struct track_target *t, struct error *err)
 	if (r < 0)
 		return error_set(err, ERROR_STATE, r,
 			"guest RAM: QEMU has mapped it in more than %d pieces", TRACK_PIECES);
+	qsort(t->pieces, t->npieces, sizeof(t->pieces[0]), track_order);
 	for (unsigned i = 0; i < t->npieces; i++) {
 		once &= t->pieces[i].offset == covered;
 		covered += t->pieces[i].length;

@@ -29,9 +29,9 @@
 
 enum track_way { TRACK_AUTO, TRACK_UFFD, TRACK_SOFT_DIRTY, TRACK_SHADOW };
 
-#define TRACK_PIECES 16
+#define TRACK_PIECES 64
 
-/* Where the RAM file is mapped in QEMU. */
+/* Where the RAM file is mapped in QEMU: by offset, without a gap. */
 struct track_piece {
 	uint64_t addr, offset, length;
 };

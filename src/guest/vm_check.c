@@ -8,6 +8,8 @@
 
 #include "guest/qmp.h"
 
+/* Every backend must be on the RAM file: those of the command line are (backends.h), QEMU's own
+ * default one is not.  That each part of the file is mapped just once, track.c sees. */
 static int vm_check_memory(struct rpc *q, struct error *err)
 {
 	json_t *list, *m;
@@ -20,11 +22,10 @@ static int vm_check_memory(struct rpc *q, struct error *err)
 	{
 		const char *id = json_string_value(json_object_get(m, "id"));
 
-		if (r == 0 && (!id || strcmp(id, "tandem-ram") != 0))
+		if (r == 0 && !json_is_true(json_object_get(m, "share")))
 			r = error_set(err, ERROR_STATE, -EOPNOTSUPP,
 				"guest memory: backend \"%s\" is not replicated: all memory must "
-				"be "
-				"what memory in [guest] says",
+				"be what memory in [guest] says, and each backend be in use",
 				id ? id : "?");
 	}
 	json_decref(list);
@@ -36,8 +37,7 @@ static int vm_check_memory(struct rpc *q, struct error *err)
 	if (json_array_size(list) > 0)
 		r = error_set(err, ERROR_STATE, -EOPNOTSUPP,
 			"guest memory: memory devices (pc-dimm, nvdimm, virtio-mem, virtio-pmem) "
-			"are "
-			"not replicated");
+			"are not replicated");
 	json_decref(list);
 	return r;
 }

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "guest/backends.h"
 #include "guest/vm.h"
 #include "util/units.h"
 
@@ -99,9 +100,34 @@ static int vm_words_disks(struct words *w, size_t own, const struct vm_spec *spe
 	return r;
 }
 
+/* The machine and its memory: one backend of Tandem's, or those of the line. */
+static int vm_words_machine(
+	struct words *w, const struct vm_spec *spec, const char *machine, const struct backends *b)
+{
+	int r = words_add(w, "-machine");
+
+	if (r == 0)
+		r = words_add(w, "%s%s", machine, b->n ? "" : ",memory-backend=tandem-ram");
+	if (r == 0)
+		r = words_add(w, "-m");
+	if (r == 0)
+		r = words_add(w, "size=%" PRIu64 "k", spec->memory / 1024);
+	if (b->n)
+		return r < 0 ? r : backends_put(w, b, spec->ram_fd);
+	if (r == 0)
+		r = words_add(w, "-object");
+	if (r == 0)
+		r = words_add(w,
+			"memory-backend-file,id=tandem-ram,share=on,size=%" PRIu64
+			",mem-path=/proc/self/fd/%d",
+			spec->memory, spec->ram_fd);
+	return r;
+}
+
 int vm_words(const struct vm_spec *spec, const char *machine, int qmp_fd, struct words *ret_words,
 	struct error *err)
 {
+	struct backends backends;
 	struct words w;
 	size_t own;
 	int r = words_split(&w, spec->qemu, err);
@@ -110,19 +136,13 @@ int vm_words(const struct vm_spec *spec, const char *machine, int qmp_fd, struct
 		return error_prefix(err, "[guest] qemu");
 	own = w.n;
 	r = vm_words_check(spec, &w, err);
+	if (r == 0)
+		r = backends_find(&w, spec->memory, &backends, err);
 	if (r < 0) {
 		words_deinit(&w);
 		return r;
 	}
-	if ((r = words_add(&w, "-machine")) < 0 ||
-		(r = words_add(&w, "%s,memory-backend=tandem-ram", machine)) < 0 ||
-		(r = words_add(&w, "-m")) < 0 ||
-		(r = words_add(&w, "size=%" PRIu64 "k", spec->memory / 1024)) < 0 ||
-		(r = words_add(&w, "-object")) < 0 ||
-		(r = words_add(&w,
-			 "memory-backend-file,id=tandem-ram,share=on,size=%" PRIu64
-			 ",mem-path=/proc/self/fd/%d",
-			 spec->memory, spec->ram_fd)) < 0 ||
+	if ((r = vm_words_machine(&w, spec, machine, &backends)) < 0 ||
 		(r = words_add(&w, "-chardev")) < 0 ||
 		(r = words_add(&w, "socket,id=tandem-qmp,fd=%d", qmp_fd)) < 0 ||
 		(r = words_add(&w, "-mon")) < 0 ||

@@ -109,6 +109,17 @@ const char *words_option(const struct words *w, const char *name)
 	return found;
 }
 
+size_t words_next(const struct words *w, const char *name, size_t i)
+{
+	for (i = i ? i : 1; i + 1 < w->n; i++) {
+		const char *o = words_option_name(w->v[i]);
+
+		if (o && !strcmp(o, name))
+			return i + 1;
+	}
+	return 0;
+}
+
 bool words_has(const struct words *w, const char *name)
 {
 	for (size_t i = 1; i < w->n; i++) {

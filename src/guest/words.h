@@ -22,6 +22,9 @@ void words_deinit(struct words *w);
 
 /* The value of the last option -name or --name (the word behind it), or NULL. */
 const char *words_option(const struct words *w, const char *name);
+/* The place of the value of the next option of that name behind place i (0: the first one); 0:
+ * there is no more. */
+size_t words_next(const struct words *w, const char *name, size_t i);
 /* Whether the option stands there, with or without a value. */
 bool words_has(const struct words *w, const char *name);
 /* Whether some option refers to id: "KEY=id" as one of its comma-separated parts. */

@@ -3,7 +3,7 @@
 # The device models that a guest may use: each is protected, its side is killed, and the guest goes on at the other side from
 # memory, device state and disks of one instant. For the disks' controllers the guest is bootsector.S, which works them through
 # the firmware's drivers; UEFI with its variables in a disk of the group, and network, VGA and tablet, have Linux (agree.c). What
-# QEMU itself cannot migrate is refused at the start, with the reason.
+# QEMU itself cannot migrate, and memory that is not replicated, is refused at the start, with the reason.
 # usage: tests/scenario/guest_devices.sh BUILD_DIR [SEED]    (output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -23,10 +23,13 @@ boot_cases=(
 refused_cases=(
   'NVMe|nvme|-M q35 -device nvme,drive=vda,serial=a -device nvme,drive=vdb,serial=b'
   'virtio-balloon|balloon|-M q35 -device virtio-balloon-pci'
+  'a memory backend that is not used|pc.ram|-M pc -object memory-backend-ram,id=more,size=64M'
 )
 linux_cases=(
   'virtio-net, VGA, USB tablet|-M pc -vga std -usb -device usb-tablet -device virtio-net-pci'
   'UEFI|uefi'
+  'two NUMA nodes|-smp 2 -object memory-backend-ram,id=ram-b,size=64M -object memory-backend-memfd,id=ram-a,size=128M,prealloc=on -numa node,nodeid=0,memdev=ram-b,cpus=0 -numa node,nodeid=1,memdev=ram-a,cpus=1'
+  'a memory backend of its own|-M pc,memory-backend=mine -object {\"qom-type\":\"memory-backend-memfd\",\"id\":\"mine\",\"size\":201326592}'
 )
 scenario_plan "$((${#boot_cases[@]} + ${#refused_cases[@]} + ${#linux_cases[@]}))"
 

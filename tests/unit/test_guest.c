@@ -94,6 +94,68 @@ static void what_is_added_to_the_command_line(void **state)
 			DISK("vdb") " -S -incoming defer");
 }
 
+/* What becomes of the words of the line itself. */
+static const char *backends(const char *line)
+{
+	char *text = added(line), *end = strstr(text, " -machine pc-q35-7.2 -m size=262144k "
+						      "-chardev socket,id=tandem-qmp");
+
+	if (end)
+		*end = '\0';
+	return text;
+}
+
+static void memory_backends_of_the_line(void **state)
+{
+	/* one */
+	assert_string_equal(
+		backends(
+			"q -machine pc,memory-backend=m -object memory-backend-ram,size=256M,id=m"),
+		"q -machine pc,memory-backend=m -object "
+		"memory-backend-file,id=m,share=on,size=268435456,mem-path=/proc/self/fd/7");
+	/* several: in the file by id, and what else they say stays */
+	assert_string_equal(
+		backends("q -object memory-backend-memfd,id=y,size=64M,share=off,policy=bind,"
+			 "host-nodes=0-1,seal=on -object iothread,id=memory-backend-x -object "
+			 "qom-type=memory-backend-ram,id=x,size=192M,prealloc=on"),
+		"q -object memory-backend-file,id=y,share=on,size=67108864,mem-path=/proc/self/fd/"
+		"7@201326592,policy=bind,host-nodes=0-1 -object iothread,id=memory-backend-x "
+		"-object memory-backend-file,id=x,share=on,size=201326592,mem-path=/proc/self/fd/"
+		"7@0,prealloc=on");
+	assert_string_equal(
+		backends("q -object '{\"qom-type\":\"memory-backend-ram\",\"id\":\"x\","
+			 "\"size\":268435456,\"host-nodes\":[0,2],\"policy\":\"bind\"}'"),
+		"q -object {\"qom-type\":\"memory-backend-file\",\"id\":\"x\",\"size\":268435456,"
+		"\"host-nodes\":[0,2],\"policy\":\"bind\",\"share\":true,\"mem-path\":\"/proc/self/"
+		"fd/7\"}");
+}
+
+static void memory_backends_that_are_refused(void **state)
+{
+#define SAYS(line, text) assert_string_equal(added("q -object " line), "[guest] qemu: " text)
+	SAYS("memory-backend-ram,id=a,size=128M", "its memory backends have 134217728 bytes in "
+						  "all, memory in [guest] says 268435456");
+	SAYS("memory-backend-ram,id=a,size=128M -object memory-backend-ram,id=a,size=128M",
+		"two memory backends are called \"a\"");
+	SAYS("memory-backend-file,id=a,size=256M,mem-path=/dev/hugepages/a",
+		"memory backend \"a\": mem-path is not possible: Tandem gives the guest its "
+		"memory");
+	SAYS("memory-backend-memfd,id=a,size=256M,hugetlb=on",
+		"memory backend \"a\": hugetlb is not possible: Tandem gives the guest its memory");
+	SAYS("memory-backend-epc,id=a,size=256M",
+		"memory backend \"a\": a memory-backend-epc is not replicated");
+	SAYS("memory-backend-ram,id=a", "memory backend \"a\": \"\" is not a size");
+	SAYS("memory-backend-ram,id=a,size=300M",
+		"memory backend \"a\": a size of 314572800 bytes is not possible: whole pages, at "
+		"most memory in [guest]");
+	SAYS("memory-backend-ram,size=256M", "-object memory-backend-ram,size=256M: it has no id");
+	SAYS("'{\"qom-type\":\"memory-backend-ram\",\"id\":\"x\",\"size\":\"256M\"}'",
+		"memory backend \"x\": size is not a number of bytes");
+	SAYS("'{\"qom-type\":\"memory-backend-ram\",\"size\":268435456}'",
+		"a memory backend has no id, or a very long one");
+#undef SAYS
+}
+
 static void command_lines_that_are_refused(void **state)
 {
 	assert_string_equal(added("q -m 512"),
@@ -412,6 +474,8 @@ int main(void)
 		cmocka_unit_test(words_as_a_shell_splits_them),
 		cmocka_unit_test(what_is_added_to_the_command_line),
 		cmocka_unit_test(command_lines_that_are_refused),
+		cmocka_unit_test(memory_backends_of_the_line),
+		cmocka_unit_test(memory_backends_that_are_refused),
 		cmocka_unit_test(state_blobs),
 		cmocka_unit_test(a_table_names_each_page_once),
 		cmocka_unit_test(a_machine_of_another_shape_is_told),
