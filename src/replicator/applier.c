@@ -175,10 +175,10 @@ void *applier_main(void *arg)
 	struct applier a = {.r = arg, .to = a.out};
 	struct receiver *r = a.r;
 	struct node *n = r->n;
+	bool present = false; /* all of the journal's ring */
 	int e = 0;
 
 	(void)pthread_setname_np(pthread_self(), "tandem-apply");
-	journal_io_populate(r);
 	for (unsigned i = 0; e == 0 && i < n->nvolumes; i++)
 		e = backing_batch_new(n->volumes[i].backing, &a.out[i]);
 	if (e < 0)
@@ -201,8 +201,13 @@ void *applier_main(void *arg)
 		if (r->stopping || applier_held(r) ||
 			!replica_batch_take(r->core, APPLIER_BATCH, &b)) {
 			pthread_cond_broadcast(&r->applied);
-			if (!r->stopping)
+			if (!present) {
+				pthread_mutex_unlock(&n->lock);
+				present = !journal_io_populate(r);
+				pthread_mutex_lock(&n->lock);
+			} else if (!r->stopping) {
 				pthread_cond_wait(&r->apply, &n->lock);
+			}
 			continue;
 		}
 		r->applying = true;

@@ -83,12 +83,16 @@ static void journal_io_map(struct receiver *r)
 	r->ring = p == MAP_FAILED ? NULL : p;
 }
 
-void journal_io_populate(struct receiver *r)
+bool journal_io_populate(struct receiver *r)
 {
-	for (uint64_t at = 0; r->ring && at < r->ring_size; at += JOURNAL_IO_STEP)
-		if (madvise(r->ring + at, min_u64(JOURNAL_IO_STEP, r->ring_size - at),
-			    MADV_POPULATE_WRITE) < 0)
-			return; /* an older kernel: then they come one by one */
+	uint64_t n = r->ring ? min_u64(JOURNAL_IO_STEP, r->ring_size - r->ring_present) : 0;
+
+	if (n == 0)
+		return false;
+	if (madvise(r->ring + r->ring_present, n, MADV_POPULATE_WRITE) < 0)
+		n = r->ring_size - r->ring_present; /* an older kernel: they come one by one */
+	r->ring_present += n;
+	return true;
 }
 
 int journal_io_open(struct receiver *r, struct journal_header *ret_header, struct error *err)

@@ -43,7 +43,8 @@ struct receiver {
 	/* journal file */
 	int journal;
 	uint64_t ring_size;
-	uint8_t *ring; /* the whole ring, mapped, where the file is in memory; else NULL */
+	uint8_t *ring;         /* the whole ring, mapped, where the file is in memory; else NULL */
+	uint64_t ring_present; /* applier only: bytes that journal_io_populate has done */
 	struct io_uring uring;
 	bool uring_ready;
 	struct wake completed;         /* eventfd of the uring */
@@ -119,9 +120,9 @@ struct receiver {
 /* journal_io.c */
 int journal_io_open(struct receiver *r, struct journal_header *ret_header, struct error *err);
 void journal_io_close(struct receiver *r);
-/* Makes all of a mapped ring's pages present, at some 50 ms per GiB, so that the link thread has no
- * page faults; it may use them meanwhile. */
-void journal_io_populate(struct receiver *r);
+/* Applier, when it has nothing to do: makes the next pages of a mapped ring present, so that the
+ * link thread has no page faults; it may use them meanwhile. false: all are. */
+bool journal_io_populate(struct receiver *r);
 int journal_io_read(void *ctx, uint64_t pos, void *buf, size_t len);
 int journal_io_write_header(struct receiver *r, const struct journal_header *h);
 /* Link thread: starts what was asked for; takes completions. */
