@@ -177,7 +177,8 @@ static int status_open(const struct cli *cli, struct client **client, struct err
 /* What the agent says of its guest, where the node has one; nothing where it does not answer. */
 static void status_add_guest(const struct cli *cli, json_t *status)
 {
-	static const char *const members[] = {"running", "ready", "phase", "lag-ms", "slowed"};
+	static const char *const members[] = {
+		"running", "ready", "unready", "phase", "lag-ms", "slowed"};
 	struct client *client = NULL;
 	json_t *guest = NULL, *shown;
 	struct error ignored;

@@ -232,8 +232,14 @@ static void status_guest(FILE *out, const json_t *status)
 	if (!phase)
 		return;
 	if (!reply_true(guest, "running")) {
-		status_row(out, "guest", "does not run here%s",
-			reply_true(guest, "ready") ? "; QEMU is ready for a promotion" : "");
+		const char *why = reply_text(guest, "unready");
+		bool ready = reply_true(guest, "ready");
+
+		status_row(out, "guest", "does not run here%s%s",
+			ready           ? "; QEMU is ready for a promotion"
+			: why && why[0] ? "; no QEMU is ready for a promotion: "
+					: "",
+			!ready && why ? why : "");
 		return;
 	}
 	if (reply_u64(guest, "lag-ms", &ms))

@@ -45,6 +45,7 @@ static void ahead_failed(struct agent *a, const char *why)
 	unsigned pause = (unsigned)min_u64(h->failures, AHEAD_PAUSE_MAX);
 
 	agent_ahead_end(a);
+	snprintf(h->why, sizeof(h->why), "%s", why);
 	if (h->failures++ == 0)
 		log_warning("no QEMU is ready for a promotion: %s; trying again", why);
 	h->again = clock_ns() + ((uint64_t)AHEAD_PAUSE_MS << pause) * NS_PER_MS;
@@ -142,8 +143,10 @@ void agent_ahead_look(struct agent *a, bool connected, uint64_t epoch, uint64_t 
 		return;
 	if (ahead_start(a, &err) < 0)
 		ahead_failed(a, err.text);
-	else
+	else {
 		h->failures = 0;
+		h->why[0] = '\0';
+	}
 }
 
 static bool ahead_same_file(int x, int y)

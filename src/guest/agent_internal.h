@@ -65,6 +65,7 @@ struct agent_ahead {
 	int ram_fd;        /* that it was started with; -1 */
 	uint64_t again;    /* not before this, clock_ns */
 	unsigned failures; /* in a row */
+	char why[256];     /* the last one's reason, while none is ready; "" = there was none */
 	bool doubt; /* another session has begun behind this epoch: is the machine still its? */
 	uint64_t doubt_epoch;
 	uint64_t disks; /* bytes of all disks when it connected to them */

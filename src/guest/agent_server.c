@@ -181,10 +181,10 @@ static json_t *server_guest(const struct agent *a, uint64_t last)
 	for (uint64_t i = 0; i < n; i++)
 		pages += server_sample(a, i)->pages + server_sample(a, i)->ahead;
 	return json_pack(
-		"{s:b,s:b,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:{s:o,s:o,s:o,s:o,s:o,s:o}}",
-		"running", vm, "ready", agent_ahead_ready(a), "phase",
-		vm ? phases[a->phase] : "standby", "machine", vm ? a->vm.machine : "", "capture",
-		vm && a->ds.q ? devstate_name(&a->ds) : "", "tracking",
+		"{s:b,s:b,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:{s:o,s:o,s:o,s:o,s:o,s:o}}",
+		"running", vm, "ready", agent_ahead_ready(a), "unready", vm ? "" : a->ready.why,
+		"phase", vm ? phases[a->phase] : "standby", "machine", vm ? a->vm.machine : "",
+		"capture", vm && a->ds.q ? devstate_name(&a->ds) : "", "tracking",
 		a->track ? a->track->ops->name : "", "checkpoints", (json_int_t)a->checkpoints,
 		"sealed", (json_int_t)a->sealed, "committed", (json_int_t)a->committed, "pages",
 		(json_int_t)(n ? pages / n : 0), "lag-ms", lag, "slowed",

@@ -69,18 +69,20 @@ class Text(Case):
         self.show(asked, *rows, head=head)
         self.conf.write_text(self.conf.read_text(encoding='ascii') + '[guest]\nmemory = 64M\n', encoding='ascii')
         self.good(text_of(*rows, head=head), 'status')
-        guest = {'running': True, 'ready': False, 'phase': 'protected', 'lag-ms': 52, 'slowed': 0, 'machine': 'pc'}
+        guest = {'running': True, 'ready': False, 'unready': '', 'phase': 'protected', 'lag-ms': 52, 'slowed': 0, 'machine': 'pc'}
         agent = self.node({'query-guest': lambda node, connection, request: {'return': guest, 'id': request['id']}}, name='agent.sock')
         for change, text in (({}, 'protected, newest committed checkpoint 52 ms old'),
                              ({'slowed': 40}, 'protected, newest committed checkpoint 52 ms old; slowed by 40 %'),
                              ({'phase': 'solo', 'lag-ms': None, 'slowed': 0}, 'solo'),
                              ({'running': False}, 'does not run here'),
-                             ({'ready': True}, 'does not run here; QEMU is ready for a promotion')):
+                             ({'unready': 'vCPUs: the guest has 1'},
+                              'does not run here; no QEMU is ready for a promotion: vCPUs: the guest has 1'),
+                             ({'unready': '', 'ready': True}, 'does not run here; QEMU is ready for a promotion')):
             guest.update(change)
             self.good(text_of(*rows, ('guest', text), head=head), 'status')
         code, out, _ = self.run_it('status', '--json')
         self.assertEqual((code, json.loads(out)['guest']),
-                         (0, {'running': False, 'ready': True, 'phase': 'solo', 'lag-ms': None, 'slowed': 0}))
+                         (0, {'running': False, 'ready': True, 'unready': '', 'phase': 'solo', 'lag-ms': None, 'slowed': 0}))
         self.assertEqual(agent.requests[0]['execute'], 'query-guest')
 
     def test_other_states(self):

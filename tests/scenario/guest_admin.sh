@@ -56,7 +56,9 @@ told_memory() {
   standby_with '^memory = 64M' 'memory = 128M' && says alpha "the guests' memory differs" && says beta "the guests' memory differs" && standby_ends
 }
 told_cpus() {
-  standby_with '-M pc' '-M pc -smp 2' && says beta 'no QEMU is ready for a promotion: vCPUs: the guest has 1, \[guest\] qemu gives it 2' && standby_ends
+  standby_with '-M pc' '-M pc -smp 2' && says beta 'no QEMU is ready for a promotion: vCPUs: the guest has 1, \[guest\] qemu gives it 2' &&
+    { "$rig_tandem" status "$rig_conf" --node beta | grep -q 'guest.*no QEMU is ready for a promotion: vCPUs: the guest has 1' ||
+      rig_fail "status of beta does not say it"; } && standby_ends
 }
 told_devices() {
   standby_with '-M pc' '-M pc -device virtio-rng-pci' && says beta "no QEMU is ready for a promotion: the guest's devices are not those" && standby_ends
