@@ -77,8 +77,10 @@ struct conf {
 	char *guest_qemu;      /* qemu: the command line, its lines joined by spaces; or NULL */
 	enum conf_capture guest_capture; /* capture = auto|migrate|fifo, default auto */
 	enum conf_tracking
-		guest_tracking;    /* tracking = auto|uffd|soft-dirty|shadow, default auto */
-	bool guest_ahead;          /* standby-qemu = promotion|ahead, default ahead */
+		guest_tracking; /* tracking = auto|uffd|soft-dirty|shadow, default auto */
+	bool guest_ahead;       /* standby-qemu = promotion|ahead, default ahead */
+	/* delta-cache: bytes of pages sent last that the primary keeps, default 0 = none; ..1T */
+	uint64_t guest_delta_cache;
 	uint64_t guest_max_lag_ms; /* max-lag-ms, default 2000; 0 = never slowed, ..600000 */
 
 	/* [security] */

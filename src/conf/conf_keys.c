@@ -73,6 +73,7 @@ const struct conf_key conf_keys[CONF_KEY_COUNT] = {
 		.initial = "auto"),
 	GUEST("standby-qemu", SWITCH, guest_ahead, .choices = "promotion ahead",
 		.initial = "ahead"),
+	GUEST("delta-cache", SIZE, guest_delta_cache, .min = 0, .max = TIB, .initial = "0"),
 	GUEST("max-lag-ms", MS, guest_max_lag_ms, .min = 0, .max = 600000, .initial = "2000"),
 	SECURITY("tls-psk", PATH, tls_psk),
 	SECURITY("tls-psk-user", TEXT, tls_psk_user, .initial = "tandem"),

@@ -48,7 +48,7 @@ struct conf_key {
 	size_t offset;       /* in struct conf; for [node NAME] in struct conf_node */
 };
 
-#define CONF_KEY_COUNT 36
+#define CONF_KEY_COUNT 37
 extern const struct conf_key conf_keys[CONF_KEY_COUNT];
 
 /* "group", "node", ...: the word in brackets. */

@@ -5,11 +5,13 @@
 #include "util/bytes.h"
 
 #define PAGES_ZERO (1ull << 63)
+#define PAGES_DELTA (1ull << 62)
 
 void pages_put_run(uint8_t *table, unsigned i, const struct pages_run *run)
 {
 	put_le64(table + i * PAGES_RUN, run->offset);
-	put_le64(table + i * PAGES_RUN + 8, run->length | (run->zero ? PAGES_ZERO : 0));
+	put_le64(table + i * PAGES_RUN + 8,
+		run->length | (run->zero ? PAGES_ZERO : 0) | (run->delta ? PAGES_DELTA : 0));
 }
 
 struct pages_run pages_get_run(const uint8_t *table, unsigned i)
@@ -17,8 +19,9 @@ struct pages_run pages_get_run(const uint8_t *table, unsigned i)
 	uint64_t length = get_le64(table + i * PAGES_RUN + 8);
 
 	return (struct pages_run){.offset = get_le64(table + i * PAGES_RUN),
-		.length = length & ~PAGES_ZERO,
-		.zero = length & PAGES_ZERO};
+		.length = length & ~(PAGES_ZERO | PAGES_DELTA),
+		.zero = length & PAGES_ZERO,
+		.delta = length & PAGES_DELTA};
 }
 
 static bool pages_packed(const struct record *rec)
@@ -55,7 +58,7 @@ const char *pages_check_table(const struct record *rec, const uint8_t *payload)
 
 		if (run.length == 0 || run.length > RECORD_MAX_LENGTH ||
 			run.offset > RECORD_MAX_LENGTH || run.length % PAGES_PAGE ||
-			run.offset % PAGES_PAGE)
+			run.offset % PAGES_PAGE || (run.zero && run.delta))
 			return "bad run in the table";
 		total += run.length;
 		if (total > RECORD_MAX_LENGTH)
@@ -80,6 +83,14 @@ bool pages_inside(const struct record *rec, const uint8_t *payload, uint64_t siz
 			return false;
 	}
 	return true;
+}
+
+bool pages_has_delta(const struct record *rec, const uint8_t *payload)
+{
+	for (unsigned i = 0; i < rec->offset; i++)
+		if (pages_get_run(payload, i).delta)
+			return true;
+	return false;
 }
 
 uint32_t pages_data_size(const struct record *rec, const uint8_t *payload)

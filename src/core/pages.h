@@ -20,6 +20,7 @@
 struct pages_run {
 	uint64_t offset, length; /* bytes, whole pages */
 	bool zero;               /* has no data */
+	bool delta; /* the data is the XOR with what the pages were, as the stream has it so far */
 };
 
 void pages_put_run(uint8_t *table, unsigned i, const struct pages_run *run);
@@ -30,6 +31,9 @@ const char *pages_check_header(const struct record *rec);
 const char *pages_check_table(const struct record *rec, const uint8_t *payload);
 /* Whether every run lies inside a volume of size bytes. */
 bool pages_inside(const struct record *rec, const uint8_t *payload, uint64_t size);
+
+/* Whether some run is a delta. */
+bool pages_has_delta(const struct record *rec, const uint8_t *payload);
 
 /* Bytes of data that a checked record has once it is unpacked. */
 uint32_t pages_data_size(const struct record *rec, const uint8_t *payload);

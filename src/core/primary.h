@@ -120,6 +120,13 @@ uint8_t *primary_memory(struct primary *p, struct record *rec, uint64_t now);
  * -ENOTCONN. */
 int primary_checkpoint_seal(struct primary *p, uint64_t epoch, bool merge, uint64_t now);
 
+/* Whether the first checkpoint of the session is sealed: from then on what the stream has said of a
+ * page is what the secondary knows of it (RECORD_PAGES with differences). */
+static inline bool primary_memory_whole(const struct primary *p)
+{
+	return primary_memory_epoch(p) > p->sync_epoch;
+}
+
 /* The controller says that the checkpoint which it makes has failed. */
 void primary_checkpoint_failed(struct primary *p);
 /* Asked from time to time: for how many ns changes have had to wait for a checkpoint while nobody

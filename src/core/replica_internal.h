@@ -99,6 +99,7 @@ struct replica {
 	bool memory_out, second_dirty;
 	bool second_busy;           /* an epoch has it */
 	uint64_t *present, *zeroed; /* bits per page of second */
+	uint64_t *deltas;           /* the same: what it holds is the XOR with the image's */
 	uint64_t memory_epoch, held;
 	bool memory_whole;     /* an epoch of this session has brought all memory */
 	uint8_t *blob, *state; /* newest received; of memory_epoch */

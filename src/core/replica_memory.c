@@ -23,7 +23,8 @@ int replica_memory_init(struct replica *r)
 	r->scratch = malloc(RECORD_MAX_PAYLOAD);
 	r->present = calloc(replica_memory_words(r), 8);
 	r->zeroed = calloc(replica_memory_words(r), 8);
-	return r->scratch && r->present && r->zeroed ? 0 : -ENOMEM;
+	r->deltas = calloc(replica_memory_words(r), 8);
+	return r->scratch && r->present && r->zeroed && r->deltas ? 0 : -ENOMEM;
 }
 
 static void replica_memory_hold(struct replica *r, struct replica_memory *m, uint64_t n)
@@ -45,12 +46,18 @@ static void replica_memory_free_blocks(struct replica *r, struct replica_memory 
 	m->held = 0;
 }
 
+static void replica_memory_clear_bits(struct replica *r)
+{
+	memset(r->present, 0, replica_memory_words(r) * 8);
+	memset(r->zeroed, 0, replica_memory_words(r) * 8);
+	memset(r->deltas, 0, replica_memory_words(r) * 8);
+}
+
 void replica_memory_leave_second(struct replica *r, struct replica_memory *m)
 {
 	if (m->place != REPLICA_MEMORY_SECOND)
 		return;
-	memset(r->present, 0, replica_memory_words(r) * 8);
-	memset(r->zeroed, 0, replica_memory_words(r) * 8);
+	replica_memory_clear_bits(r);
 	r->second_busy = false;
 }
 
@@ -84,6 +91,7 @@ void replica_memory_deinit(struct replica *r)
 	free(r->scratch);
 	free(r->present);
 	free(r->zeroed);
+	free(r->deltas);
 	free(r->blob);
 	free(r->state);
 }
@@ -103,8 +111,7 @@ void replica_memory_drop(struct replica *r, struct replica_epoch *e)
 	e->memory = NULL;
 	if (m->place == REPLICA_MEMORY_SECOND) {
 		/* Its pages are freed by the next job; until then the image is not given out. */
-		memset(r->present, 0, replica_memory_words(r) * 8);
-		memset(r->zeroed, 0, replica_memory_words(r) * 8);
+		replica_memory_clear_bits(r);
 		r->second_dirty = true;
 		r->ops->memory_ready(r->ctx);
 	} else if (m->place == REPLICA_MEMORY_IMAGE) {
@@ -177,10 +184,13 @@ const char *replica_memory_check(
 
 	if (why)
 		return why;
-	if (rec->type == RECORD_PAGES)
+	if (rec->type == RECORD_PAGES) {
+		if (!r->memory_whole && pages_has_delta(rec, payload))
+			return "differences before all of the memory has come";
 		return pages_inside(rec, payload, r->cfg.sizes[rec->volume])
 			       ? NULL
 			       : "beyond the end of the volume";
+	}
 	if (rec->offset + rec->length > r->cfg.sizes[rec->volume])
 		return "beyond the end of the volume";
 	return rec->offset > r->blob_len ? "state with a gap before it" : NULL;
@@ -219,7 +229,42 @@ static void replica_memory_bits(uint64_t *bits, uint64_t off, uint64_t len, bool
 	}
 }
 
-/* Runs to where the epoch's memory is, if that is not in blocks. */
+/* What the pages of a run become in the second image, which may hold them already: then it is the
+ * difference to that. */
+static void replica_memory_second_delta(
+	struct replica *r, const struct pages_run *run, const uint8_t *data)
+{
+	for (uint64_t at = 0; at < run->length; at += PAGES_PAGE) {
+		uint64_t off = run->offset + at, page = off / PAGES_PAGE;
+		bool there = replica_memory_bit(r->present, page);
+
+		if (there && !replica_memory_bit(r->zeroed, page)) {
+			bytes_xor(r->cfg.second + off, data + at, PAGES_PAGE);
+			continue;
+		}
+		memcpy(r->cfg.second + off, data + at, PAGES_PAGE);
+		replica_memory_bits(r->present, off, PAGES_PAGE, true);
+		replica_memory_bits(r->zeroed, off, PAGES_PAGE, false);
+		replica_memory_bits(r->deltas, off, PAGES_PAGE, !there); /* zero: data ^ 0 */
+	}
+}
+
+static void replica_memory_second(
+	struct replica *r, const struct pages_run *run, const uint8_t *data)
+{
+	if (run->delta) {
+		replica_memory_second_delta(r, run, data);
+		return;
+	}
+	replica_memory_bits(r->present, run->offset, run->length, true);
+	replica_memory_bits(r->zeroed, run->offset, run->length, run->zero);
+	replica_memory_bits(r->deltas, run->offset, run->length, false);
+	if (!run->zero)
+		memcpy(r->cfg.second + run->offset, data, run->length);
+}
+
+/* Runs to where the epoch's memory is, if that is not in blocks.  In the image itself there are no
+ * differences: it is the memory of a session's first epoch. */
 static void replica_memory_scatter(struct replica *r, enum replica_memory_place place,
 	const uint8_t *table, unsigned runs, const uint8_t *data)
 {
@@ -227,10 +272,7 @@ static void replica_memory_scatter(struct replica *r, enum replica_memory_place 
 		struct pages_run run = pages_get_run(table, i);
 
 		if (place == REPLICA_MEMORY_SECOND) {
-			replica_memory_bits(r->present, run.offset, run.length, true);
-			replica_memory_bits(r->zeroed, run.offset, run.length, run.zero);
-			if (!run.zero)
-				memcpy(r->cfg.second + run.offset, data, run.length);
+			replica_memory_second(r, &run, data);
 		} else if (run.zero) {
 			r->ops->memory_zero(r->ctx, run.offset, run.length);
 		} else {

@@ -33,6 +33,11 @@ static inline size_t replica_memory_words(const struct replica *r)
 	return (r->cfg.sizes[r->cfg.memory] / PAGES_PAGE + 63) / 64;
 }
 
+static inline bool replica_memory_bit(const uint64_t *bits, uint64_t page)
+{
+	return bits[page / 64] >> page % 64 & 1;
+}
+
 /* It no longer has the second image. */
 void replica_memory_leave_second(struct replica *r, struct replica_memory *m);
 void replica_memory_free(struct replica *r, struct replica_memory *m);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/replica_memory.h"
+#include "util/bytes.h"
 #include "util/fault.h"
 
 bool replica_memory_take(struct replica *r, struct replica_memory_job *ret_job)
@@ -23,9 +24,17 @@ bool replica_memory_take(struct replica *r, struct replica_memory_job *ret_job)
 	return true;
 }
 
-static bool replica_memory_bit(const uint64_t *bits, uint64_t page)
+/* A kind: what is to be done with a page. */
+enum { OVERLAY_KEEP, OVERLAY_ZERO, OVERLAY_COPY, OVERLAY_DELTA };
+
+static int replica_memory_kind(
+	const struct replica *r, const struct replica_memory *m, uint64_t page)
 {
-	return bits[page / 64] >> page % 64 & 1;
+	if (!replica_memory_bit(r->present, page))
+		return m->whole ? OVERLAY_ZERO : OVERLAY_KEEP;
+	if (replica_memory_bit(r->zeroed, page))
+		return OVERLAY_ZERO;
+	return replica_memory_bit(r->deltas, page) ? OVERLAY_DELTA : OVERLAY_COPY;
 }
 
 /* The second image over the image, in runs of one kind. */
@@ -35,20 +44,18 @@ static void replica_memory_overlay(struct replica *r, const struct replica_memor
 	uint64_t pages = r->cfg.sizes[r->cfg.memory] / PAGES_PAGE;
 
 	for (uint64_t p = 0, end; p < pages; p = end) {
-		bool there = replica_memory_bit(r->present, p);
-		bool zero = there ? replica_memory_bit(r->zeroed, p) : m->whole;
+		int kind = replica_memory_kind(r, m, p);
+		uint64_t off = p * PAGES_PAGE, len;
 
-		for (end = p + 1; end < pages; end++) {
-			bool t = replica_memory_bit(r->present, end);
-
-			if (t != there || (t && replica_memory_bit(r->zeroed, end) != zero))
-				break;
-		}
-		if (zero)
-			zero_fn(ctx, p * PAGES_PAGE, (end - p) * PAGES_PAGE);
-		else if (there)
-			memcpy(r->cfg.image + p * PAGES_PAGE, r->cfg.second + p * PAGES_PAGE,
-				(end - p) * PAGES_PAGE);
+		for (end = p + 1; end < pages && replica_memory_kind(r, m, end) == kind; end++)
+			;
+		len = (end - p) * PAGES_PAGE;
+		if (kind == OVERLAY_ZERO)
+			zero_fn(ctx, off, len);
+		else if (kind == OVERLAY_COPY)
+			memcpy(r->cfg.image + off, r->cfg.second + off, len);
+		else if (kind == OVERLAY_DELTA)
+			bytes_xor(r->cfg.image + off, r->cfg.second + off, len);
 	}
 }
 
@@ -71,7 +78,10 @@ void replica_memory_apply(struct replica *r, const struct replica_memory_job *jo
 				zero_fn(ctx, run.offset, run.length);
 				continue;
 			}
-			memcpy(r->cfg.image + run.offset, data, run.length);
+			if (run.delta)
+				bytes_xor(r->cfg.image + run.offset, data, run.length);
+			else
+				memcpy(r->cfg.image + run.offset, data, run.length);
 			data += run.length;
 			fault_point(FAULT_STANDBY_APPLYING);
 		}

@@ -233,8 +233,9 @@ int command_job_over(struct node *n, struct command_wait *w, json_t **ret, struc
 	r = job->result;
 	*err = job->err;
 	if (r == 0 && job->kind == SUBMIT_MEMORY)
-		*ret = json_pack("{s:I,s:I,s:I,s:I}", "epoch", (json_int_t)job->epoch, "bytes",
-			(json_int_t)job->bytes, "zero", (json_int_t)job->zero, "sent",
+		*ret = json_pack("{s:I,s:I,s:I,s:I,s:I,s:I}", "epoch", (json_int_t)job->epoch,
+			"bytes", (json_int_t)job->bytes, "zero", (json_int_t)job->zero, "equal",
+			(json_int_t)job->equal, "delta", (json_int_t)job->delta, "sent",
 			(json_int_t)job->sent);
 	else if (r == 0 && job->kind == SUBMIT_ABANDON && job->into)
 		*ret = json_pack("{s:I,s:I}", "epoch", (json_int_t)job->epoch, "into",

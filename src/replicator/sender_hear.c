@@ -5,6 +5,7 @@
 
 #include "replicator/grow.h"
 #include "replicator/sender_internal.h"
+#include "replicator/submit.h"
 #include "replicator/verify.h"
 #include "util/bytes.h"
 #include "util/clock.h"
@@ -60,6 +61,8 @@ static const char *sender_take_checked(
 		return why;
 	pthread_mutex_lock(&n->lock);
 	s->checked = res;
+	if (res.nranges && n->submitter)
+		submit_distrust(n->submitter);
 	s->checks++;
 	node_changed(n);
 	pthread_mutex_unlock(&n->lock);

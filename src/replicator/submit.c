@@ -53,6 +53,11 @@ int submit_put(struct submitter *s, struct submit_job *job)
 	return 0;
 }
 
+void submit_distrust(struct submitter *s)
+{
+	s->distrust = true;
+}
+
 /* (L) */
 static void submit_end(struct submitter *s, struct submit_job *job)
 {
@@ -143,7 +148,10 @@ int submit_start(struct node *n, struct submitter **ret_submitter, struct error 
 	s->window = malloc(SUBMIT_WINDOW);
 	s->raw = malloc(SUBMIT_ROOM + RECORD_MAX_PAYLOAD);
 	s->packed = malloc(SUBMIT_ROOM + RECORD_MAX_PAYLOAD);
-	r = s->table && s->window && s->raw && s->packed
+	if (n->conf->guest_delta_cache && s->flag)
+		s->sent = sent_pages_new(n->conf->guest_delta_cache, n->conf->guest_memory);
+	r = s->table && s->window && s->raw && s->packed &&
+			    (s->sent || !n->conf->guest_delta_cache || !s->flag)
 		    ? pthread_create(&s->thread, NULL, submit_main, s)
 		    : ENOMEM;
 	if (r) {
@@ -172,6 +180,7 @@ struct submitter *submit_stop(struct submitter *s)
 	free(s->window);
 	free(s->raw);
 	free(s->packed);
+	sent_pages_free(s->sent);
 	free(s);
 	return NULL;
 }

@@ -3,10 +3,11 @@
  * device state from a file descriptor, seals and abandoned checkpoints; carried out one after the
  * other by a thread of its own, so that neither the controller nor the disks wait for it.
  *
- *   memfd -> pread -> zero pages left out -> compressed -> the stream's queue
+ *   memfd -> pread -> zero pages left out -> differences to what was sent last (sent_pages.h)
+ *     -> compressed -> the stream's queue
  *
- * Cost: nothing on a guest's way; memory of three records.  Functions marked (L) are called with
- * node.lock held. */
+ * Cost: nothing on a guest's way; memory of three records, and delta-cache.  Functions marked (L)
+ * are called with node.lock held. */
 #ifndef TANDEM_REPLICATOR_SUBMIT_H
 #define TANDEM_REPLICATOR_SUBMIT_H
 
@@ -34,7 +35,7 @@ struct submit_job {
 	/* when done */
 	int result;
 	struct error err;
-	uint64_t bytes, zero, sent, into;
+	uint64_t bytes, zero, equal, delta, sent, into;
 	bool done, orphan; /* (L) orphan: nobody asks for the result */
 };
 
@@ -46,6 +47,9 @@ struct submit_job *submit_job_new(enum submit_kind kind);
 /* (L) Takes the job over; node_changed when it is done. -ENOTCONN (not taken): nothing replicates.
  */
 int submit_put(struct submitter *s, struct submit_job *job);
+/* (L) The secondary's memory is not what was sent: pages that are submitted from here on are sent
+ * whole. */
+void submit_distrust(struct submitter *s);
 /* (L) The result was read, or nobody wants it: freed now or when it is done. */
 void submit_job_unref(struct submit_job *job);
 

@@ -11,6 +11,7 @@
 #include "core/pages.h"
 #include "replicator/node.h"
 #include "replicator/sender.h"
+#include "replicator/sent_pages.h"
 #include "replicator/submit.h"
 
 #define SUBMIT_TABLE 4096u               /* entries read at once */
@@ -37,6 +38,11 @@ struct submitter {
 	struct pages_run run[PAGES_MAX_RUNS];
 	uint32_t data;   /* bytes of data in raw, behind SUBMIT_ROOM */
 	uint64_t length; /* of all runs */
+	/* delta-cache; NULL = off */
+	struct sent_pages *sent;
+	uint64_t sent_session; /* whose pages it has; 0 = none's */
+	bool distrust;         /* (L) it is to be emptied */
+	bool remember;         /* in this job: what is sent is kept, and differences may be sent */
 };
 
 #define SUBMIT_ROOM (PAGES_MAX_RUNS * PAGES_RUN) /* before the data, for the table */

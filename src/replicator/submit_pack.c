@@ -151,18 +151,19 @@ static int submit_zero_run(
 	if (s->runs == PAGES_MAX_RUNS)
 		r = submit_flush(s, job);
 	if (r == 0)
-		s->run[s->runs++] = (struct pages_run){offset, length, true};
+		s->run[s->runs++] = (struct pages_run){offset, length, true, false};
 	s->length += length;
 	return r;
 }
 
-/* length at most PAGES_MAX_DATA. */
+/* length at most PAGES_MAX_DATA; delta: the data is the difference to what was sent last. */
 static int submit_data_run(struct submitter *s, struct submit_job *job, uint64_t offset,
-	uint64_t length, const uint8_t *data)
+	uint64_t length, const uint8_t *data, bool delta)
 {
 	while (length > 0) {
 		struct pages_run *last = s->runs ? &s->run[s->runs - 1] : NULL;
-		bool joins = last && !last->zero && last->offset + last->length == offset;
+		bool joins = last && !last->zero && last->delta == delta &&
+			     last->offset + last->length == offset;
 		uint64_t n = min_u64(length, PAGES_MAX_DATA - s->data);
 
 		if (n == 0 || (!joins && s->runs == PAGES_MAX_RUNS)) {
@@ -176,7 +177,7 @@ static int submit_data_run(struct submitter *s, struct submit_job *job, uint64_t
 		if (joins)
 			last->length += n;
 		else
-			s->run[s->runs++] = (struct pages_run){offset, n, false};
+			s->run[s->runs++] = (struct pages_run){offset, n, false, delta};
 		s->data += (uint32_t)n;
 		s->length += n;
 		offset += n;
@@ -184,6 +185,41 @@ static int submit_data_run(struct submitter *s, struct submit_job *job, uint64_t
 		length -= n;
 	}
 	return 0;
+}
+
+/* Pages that are all zero. */
+static int submit_zero_pages(
+	struct submitter *s, struct submit_job *job, uint64_t offset, uint64_t length)
+{
+	if (s->remember)
+		sent_pages_forget(s->sent, offset / PAGES_PAGE, length / PAGES_PAGE);
+	return submit_zero_run(s, job, offset, length);
+}
+
+/* Others: whole, or as a difference to what was sent last, or not at all where there is none. */
+static int submit_data_pages(struct submitter *s, struct submit_job *job, uint64_t offset,
+	uint64_t length, const uint8_t *data)
+{
+	uint8_t delta[PAGES_PAGE];
+	int r = 0;
+
+	if (!s->remember)
+		return submit_data_run(s, job, offset, length, data, false);
+	for (uint64_t at = 0; r == 0 && at < length; at += PAGES_PAGE) {
+		switch (sent_pages_swap(s->sent, (offset + at) / PAGES_PAGE, data + at, delta)) {
+		case SENT_PAGES_NEW:
+			r = submit_data_run(s, job, offset + at, PAGES_PAGE, data + at, false);
+			break;
+		case SENT_PAGES_EQUAL:
+			job->equal += PAGES_PAGE;
+			break;
+		case SENT_PAGES_DELTA:
+			job->delta += PAGES_PAGE;
+			r = submit_data_run(s, job, offset + at, PAGES_PAGE, delta, true);
+			break;
+		}
+	}
+	return r;
 }
 
 /* Bytes of the data from entry i on that stand in a row in the descriptor, at most a window. */
@@ -209,7 +245,7 @@ static int submit_run(struct submitter *s, struct submit_job *job, uint64_t i, u
 
 	job->bytes += e.length;
 	if (e.data == SUBMIT_ZERO)
-		return submit_zero_run(s, job, e.offset, e.length);
+		return submit_zero_pages(s, job, e.offset, e.length);
 	for (uint64_t at = 0; at < e.length;) {
 		uint64_t from = e.data + at, n, end;
 		const uint8_t *p;
@@ -237,8 +273,8 @@ static int submit_run(struct submitter *s, struct submit_job *job, uint64_t i, u
 		for (end = PAGES_PAGE; end + PAGES_PAGE <= n; end += PAGES_PAGE)
 			if (bytes_all_zero(p + end, PAGES_PAGE) != zero)
 				break;
-		r = zero ? submit_zero_run(s, job, e.offset + at, end)
-			 : submit_data_run(s, job, e.offset + at, end, p);
+		r = zero ? submit_zero_pages(s, job, e.offset + at, end)
+			 : submit_data_pages(s, job, e.offset + at, end, p);
 		if (r < 0)
 			return r;
 		at += end;
@@ -302,6 +338,16 @@ static int submit_digests(struct submitter *s, struct submit_job *job)
 			       from + memcheck_blocks(memory) * MEMCHECK_DIGEST);
 }
 
+/* (L) Whether what is sent now is what the secondary will know of a page. */
+static void submit_remember(struct submitter *s, const struct submit_job *job, bool whole)
+{
+	if (s->sent && (s->distrust || s->sent_session != job->session))
+		sent_pages_clear(s->sent);
+	s->sent_session = job->session;
+	s->distrust = false;
+	s->remember = s->sent && whole;
+}
+
 /* The epoch is the one whose memory may come, and the state has no gap before it. */
 static int submit_check(struct submitter *s, struct submit_job *job)
 {
@@ -313,6 +359,7 @@ static int submit_check(struct submitter *s, struct submit_job *job)
 	over = sender_session_id(n->sender) != job->session;
 	lowest = primary_memory_epoch(sender_core(n->sender));
 	state_len = sender_core(n->sender)->state_len;
+	submit_remember(s, job, primary_memory_whole(sender_core(n->sender)));
 	pthread_mutex_unlock(&n->lock);
 	if (over)
 		return error_set(
@@ -366,5 +413,7 @@ void submit_pack(struct submitter *s, struct submit_job *job)
 		r = submit_digests(s, job);
 	if (job->state_bytes)
 		fault_point(FAULT_PRIMARY_SUBMITTED);
+	if (r < 0 && s->sent) /* some of it was not sent */
+		sent_pages_clear(s->sent);
 	job->result = r;
 }

@@ -72,6 +72,19 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
 	return a > b ? a : b;
 }
 
+/* to ^= from; len: a multiple of 8. */
+static inline void bytes_xor(void *to, const void *from, size_t len)
+{
+	for (size_t i = 0; i < len; i += 8) {
+		uint64_t a, b;
+
+		memcpy(&a, (char *)to + i, 8);
+		memcpy(&b, (const char *)from + i, 8);
+		a ^= b;
+		memcpy((char *)to + i, &a, 8);
+	}
+}
+
 static inline bool bytes_all_zero(const void *buf, size_t len)
 {
 	const unsigned char *p = buf;

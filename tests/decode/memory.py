@@ -20,6 +20,7 @@ class Run:
     offset: int
     length: int
     data: bytes  # None: zero
+    delta: bool = False  # the data is the XOR with what the pages were
 
 
 def lz4_block(src, want):
@@ -113,20 +114,21 @@ def parse_pages(flags, count, total, payload):
     runs = []
     for i in range(count):
         offset, length = struct.unpack_from("<QQ", payload, i * RUN)
-        zero, length = length >> 63, length & (1 << 63) - 1
+        zero, delta, length = length >> 63, length >> 62 & 1, length & (1 << 62) - 1
+        if zero and delta:
+            raise Bad("run at %d that is zero and a difference" % offset)
         if not 0 < length <= 1 << 62 or offset > 1 << 62 or length % PAGE or offset % PAGE:
             raise Bad("run of %d bytes at %d" % (length, offset))
-        runs.append((offset, length, zero))
-    if sum(length for _, length, _ in runs) != total:
-        raise Bad("runs of %d bytes in a PAGES of %d" %
-                  (sum(length for _, length, _ in runs), total))
-    want = sum(length for _, length, zero in runs if not zero)
+        runs.append((offset, length, zero, delta))
+    if sum(run[1] for run in runs) != total:
+        raise Bad("runs of %d bytes in a PAGES of %d" % (sum(run[1] for run in runs), total))
+    want = sum(length for _, length, zero, _ in runs if not zero)
     if want > MAX_DATA:
         raise Bad("%d bytes of data in one PAGES" % want)
     data = _unpack(flags, payload[count * RUN:], want)
     done, at = [], 0
-    for offset, length, zero in runs:
-        done.append(Run(offset, length, None if zero else data[at:at + length]))
+    for offset, length, zero, delta in runs:
+        done.append(Run(offset, length, None if zero else data[at:at + length], bool(delta)))
         at += 0 if zero else length
     return done
 

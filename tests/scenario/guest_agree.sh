@@ -3,7 +3,8 @@
 # A guest keeps one sequence in memory, on two disks, and in a second process behind a pipe; the whole side where it runs
 # (agent, replicator, QEMU) is killed at a random moment, the other one is promoted, and the guest goes on there: all
 # places agree as at one instant (agree.c looks before each of its steps). The killed side comes back as the standby,
-# and so on. Under disk load, memory load, both and none; with 1 and 2 vCPUs; ext4 and raw; each way of capture.
+# and so on. Under disk load, memory load, both and none; with 1 and 2 vCPUs; ext4 and raw; each way of capture; pages whole and
+# as differences to what was sent last.
 # usage: tests/scenario/guest_agree.sh BUILD_DIR [FAILOVERS] [SEED]    (default 32; output in the manner of TAP)
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,8 +15,8 @@ failovers=${2:-32} seed=${3:-$seed}
 # vCPUs, mode, load, QEMU's arguments, keys of [guest]
 cases=(
   '1|agree-raw|both|-M pc|'
-  '2|agree|disk|-M q35|'
-  '1|agree-raw|mem|-M q35 -vga std -usb -device usb-tablet|'
+  '2|agree|disk|-M q35|delta-cache = 64M'
+  '1|agree-raw|mem|-M q35 -vga std -usb -device usb-tablet|delta-cache = 2M'
   '2|agree|both|-M q35|capture = migrate'
 )
 [ "$failovers" -ge "${#cases[@]}" ] || cases=("${cases[@]:0:$failovers}")

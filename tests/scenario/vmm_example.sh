@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # docs/examples/vmm.py, the controller of a made-up machine: checkpoints of RAM, disk and state; the primary's
-# side killed at a random moment; RAM, disk and state of the promoted side agree, with each way of compression;
+# side killed at a random moment; RAM, disk and state of the promoted side agree, with each way of compression, pages whole or
+# as differences;
 # abandoned checkpoints; the same after the link was lost and made again, and in the middle of that; a secondary that lost its memory.
 # usage: tests/scenario/vmm_example.sh BUILD_DIR [ROUNDS]
 set -u
@@ -41,7 +42,7 @@ start() { # NODE ROLE
   eval "$1=$!"
 }
 
-# fresh COMPRESSION STAGING: new nodes
+# fresh COMPRESSION STAGING [DELTA]: new nodes; a cache of pages sent last that is smaller than the memory, or DELTA
 fresh() {
   [ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[@]}" 2>/dev/null
   for p in "${pids[@]}"; do wait "$p" 2>/dev/null; done
@@ -70,6 +71,7 @@ run-dir = $dir/beta/run
 disk.vda = $dir/beta/vda.img
 [guest]
 memory = 24M
+delta-cache = ${3:-4M}
 C
   for n in alpha beta; do "$tandem" init "$conf" --node $n || fail "init on $n"; done
   start beta secondary
@@ -87,7 +89,7 @@ takeover() { $vmm takeover "$dir/beta/run" "$@" >"$dir/takeover.log" 2>&1 || fai
 compressions=(lz4 zstd none)
 for round in $(seq "$rounds"); do
   compression=${compressions[round % 3]}
-  fresh "$compression" 16M
+  fresh "$compression" 16M $((round % 2 * 32))M
   machine --checkpoint-every 20
   until_line 3 "$dir/run.log" committed
   sleep "0.$((RANDOM % 10))" # the random moment of the kill

@@ -58,6 +58,8 @@ enum sim_break {
 	BREAK_LATE_CHANGE,   /* a change enters the stream after its reply */
 	BREAK_MEMORY_LATE,   /* RAM is copied after the guest went on */
 	BREAK_MEMORY_DROP,   /* pages of a checkpoint are not sent */
+	BREAK_DELTA_FORGET,  /* differences to what a former session has sent */
+	BREAK_DELTA_NEWEST,  /* differences to what RAM holds, not to what was sent */
 	BREAK_FORGET_SENT,   /* what was on its way when the link went is not wanted again */
 	BREAK_NOT_LOOSE,     /* local writes that no flush covered are forgotten at a power cut */
 	BREAK_SYNCED_EARLY,  /* a part of a sync in place is acknowledged before it is durable */
@@ -88,7 +90,7 @@ struct sim_stats {
 	uint64_t direct, crashes_p, crashes_s, breaks, flips, flips_seen, shadows, live;
 	uint64_t recovered, queue_full, rx_wait, from_journal, wraps, discards, promotions, local;
 	uint64_t staged, too_big, cloned, clones_failed, clones_resumed, held, gone_on;
-	uint64_t pages, abandoned, memory_checks, resumed;
+	uint64_t pages, deltas, abandoned, memory_checks, resumed;
 	uint64_t unpromotable, errors, goodbyes, empty_batches;
 	uint64_t synced, wanted, sync_bytes, mapped;
 };
@@ -233,6 +235,8 @@ struct sim_guest {
 	bool *dirty; /* by page */
 	struct sim_job *jobs;
 	bool whole_sent, base_sent; /* in this session */
+	uint8_t *sent;              /* pages as the stream has them ... */
+	bool *known;                /* ... since the first checkpoint of the session, by page */
 	struct compress compress;
 };
 

@@ -81,6 +81,8 @@ void guest_lost(struct sim *s)
 		guest_job_free(j);
 	}
 	g->whole_sent = g->base_sent = false;
+	if (g->known && s->broken != BREAK_DELTA_FORGET)
+		memset(g->known, 0, guest_pages(s));
 }
 
 /* Copies pages: all, or dirty ones (percent of them); clear: they are clean then. */
@@ -141,6 +143,30 @@ static bool guest_put(
 	return true;
 }
 
+/* Data of a page, at to: whole, or what it differs in from what the stream has said of it. */
+static bool guest_page_data(struct sim *s, uint64_t page, const uint8_t *from, uint8_t *to)
+{
+	const struct sim_guest *g = &s->p.guest;
+	const uint8_t *was = s->broken == BREAK_DELTA_NEWEST ? g->ram : g->sent;
+
+	memcpy(to, from, PAGES_PAGE);
+	if (!primary_memory_whole(&s->p.core) || !g->known[page] || sim_chance(s, 30))
+		return false;
+	bytes_xor(to, was + page * PAGES_PAGE, PAGES_PAGE);
+	return true;
+}
+
+/* They are in the stream. */
+static void guest_pages_sent(struct sim *s, const struct sim_job *j, size_t k)
+{
+	struct sim_guest *g = &s->p.guest;
+
+	for (size_t i = j->at; i < j->at + k; i++) {
+		memcpy(g->sent + j->pages[i] * PAGES_PAGE, j->data + i * PAGES_PAGE, PAGES_PAGE);
+		g->known[j->pages[i]] = primary_memory_whole(&s->p.core);
+	}
+}
+
 static bool guest_put_pages(struct sim *s, struct sim_job *j)
 {
 	static uint8_t payload[RECORD_MAX_PAYLOAD];
@@ -160,11 +186,13 @@ static bool guest_put_pages(struct sim *s, struct sim_job *j)
 		if (s->broken == BREAK_MEMORY_LATE)
 			from = s->p.guest.ram + run.offset;
 		run.zero = bytes_all_zero(from, PAGES_PAGE);
+		if (!run.zero) {
+			run.delta = guest_page_data(
+				s, j->pages[j->at + i], from, payload + table + data);
+			s->stats->deltas += run.delta;
+			data += PAGES_PAGE;
+		}
 		pages_put_run(payload, (unsigned)i, &run);
-		if (run.zero)
-			continue;
-		memcpy(payload + table + data, from, PAGES_PAGE);
-		data += PAGES_PAGE;
 	}
 	if (s->broken == BREAK_MEMORY_DROP && j->seal && sim_chance(s, 20)) {
 		j->at += k;
@@ -172,6 +200,7 @@ static bool guest_put_pages(struct sim *s, struct sim_job *j)
 	}
 	if (!guest_put(s, &rec, payload, table, data))
 		return false;
+	guest_pages_sent(s, j, k);
 	j->at += k;
 	s->stats->pages += k;
 	return true;
@@ -298,7 +327,11 @@ void guest_start(struct sim *s)
 		g->ram = malloc(s->plan.memory);
 	if (!g->dirty)
 		g->dirty = malloc(guest_pages(s));
-	if (!g->ram || !g->dirty)
+	if (!g->sent)
+		g->sent = malloc(s->plan.memory);
+	if (!g->known)
+		g->known = calloc(guest_pages(s), sizeof(*g->known));
+	if (!g->ram || !g->dirty || !g->sent || !g->known)
 		abort();
 	/* It boots: RAM is what it is. */
 	memset(g->ram, 0, s->plan.memory);
@@ -316,6 +349,8 @@ void guest_free(struct sim *s)
 	compress_deinit(&s->p.guest.compress);
 	free(s->p.guest.ram);
 	free(s->p.guest.dirty);
+	free(s->p.guest.sent);
+	free(s->p.guest.known);
 	free(s->sec.memory);
 	free(s->sec.second);
 }

@@ -31,6 +31,8 @@ static const char *const break_names[BREAK_COUNT] = {
 	[BREAK_HELD_UNASKED] = "held-unasked",
 	[BREAK_MEMORY_LATE] = "memory-late",
 	[BREAK_MEMORY_DROP] = "memory-drop",
+	[BREAK_DELTA_FORGET] = "delta-forget",
+	[BREAK_DELTA_NEWEST] = "delta-newest",
 };
 
 static int usage(FILE *f)
@@ -89,6 +91,7 @@ static void print_stats(const struct sim_stats *st)
 		{"blocks that they held", st->held},
 		{"too big", st->too_big},
 		{"pages of memory", st->pages},
+		{"pages sent as differences", st->deltas},
 		{"checkpoints abandoned", st->abandoned},
 		{"looks at the memory", st->memory_checks},
 		{"guests resumed", st->resumed},

@@ -135,7 +135,8 @@ static void conf_every_key(void **state)
 		"link = host-b.example:65535\nstate-dir = /s\nrun-dir = /r\n"
 		"[security]\ntls-x509 = /etc/tls\ntls-psk-user = vm\n"
 		"[guest]\nmemory = 2G\nqemu = qemu-system-x86_64 -M q35\n  -smp 2\n\t-m 2G\n"
-		"capture = fifo\ntracking = soft-dirty\nstandby-qemu = promotion\nmax-lag-ms = 0\n"
+		"capture = fifo\ntracking = soft-dirty\nstandby-qemu = promotion\ndelta-cache = "
+		"64M\nmax-lag-ms = 0\n"
 		"[arbiter]\netcd = http://h:1\ndirectory = /d\ncommand = fence\n"
 		"[unsafe]\nplaintext-link = yes\ncommit = received\nresync = "
 		"in-place\nignore-guest-flush = yes");
@@ -171,6 +172,7 @@ static void conf_every_key(void **state)
 	assert_int_equal(c->guest_tracking, CONF_TRACKING_SOFT_DIRTY);
 	assert_false(c->guest_ahead);
 	assert_int_equal(c->guest_max_lag_ms, 0);
+	assert_int_equal(c->guest_delta_cache, 64 << 20);
 	assert_string_equal(c->tls_x509, "/etc/tls");
 	assert_string_equal(c->tls_psk_user, "vm");
 	assert_true(c->unsafe_plaintext && c->unsafe_commit_received && c->unsafe_no_flush);
@@ -203,7 +205,7 @@ static void conf_long_lines(void **state)
 	snprintf(text, sizeof(text), WHOLE "[guest]\nqemu = qemu %s\n%s\nfoo = 1\n", options,
 		"memory = 1G");
 	test_bad(text, "vm1.conf:16: key \"foo\" in [guest]: unknown key; expected one of memory, "
-		       "qemu, capture, tracking, standby-qemu, max-lag-ms");
+		       "qemu, capture, tracking, standby-qemu, delta-cache, max-lag-ms");
 }
 
 static void conf_bad_numbers(void **state)
@@ -352,7 +354,7 @@ static void conf_unknown_and_repeated(void **state)
 		"state-dir, run-dir, disk.NAME, ingest");
 	test_bad(WHOLE "[guest]\nkvm = on\n",
 		"vm1.conf:14: key \"kvm\" in [guest]: unknown key; expected one of memory, qemu, "
-		"capture, tracking, standby-qemu, max-lag-ms");
+		"capture, tracking, standby-qemu, delta-cache, max-lag-ms");
 	test_bad(WHOLE "[arbiter]\nzookeeper = x\n",
 		"vm1.conf:14: key \"zookeeper\" in [arbiter]: unknown key; expected one of etcd, "
 		"directory, command");

@@ -83,6 +83,9 @@ static void table_limits(void **state)
 	assert_null(table_check(&zero, 1, 0, 1ull << 40, 0));
 	assert_null(table_check(two, 2, 4096, 8192, 0));
 	assert_null(table_check(&page, 1, 100, 4096, RECORD_FLAG_LZ4));
+	assert_null(table_check(&(struct pages_run){0, 4096, false, true}, 1, 4096, 4096, 0));
+	assert_string_equal(table_check(&(struct pages_run){0, 4096, true, true}, 1, 0, 4096, 0),
+		"bad run in the table");
 	assert_string_equal(table_check(&page, 1, 4095, 4096, 0), "data differs from the runs");
 	assert_string_equal(
 		table_check(&page, 1, 4096, 4096, RECORD_FLAG_ZSTD), "data differs from the runs");
