@@ -186,6 +186,6 @@ step "power-off ends the agent" eval 'vm_mode=off; fresh_group && { vm_start bet
 vm_mode=agree-raw
 step "a balloon is refused" refused '-device virtio-balloon-pci' 'device virtio-balloon-pci, id "": it drops pages\|device virtio-balloon-pci: it drops pages'
 step "a disk that is none of the group's is refused" refused '-drive if=virtio,format=raw,file=foreign.img' 'is none of the group'
-step "memory that is not replicated is refused" refused '-object memory-backend-ram,id=more,size=16M' 'backend "more" is not replicated'
+step "memory that is not replicated is refused" refused '-object memory-backend-ram,id=more,size=16M' 'memory backends have 16777216 bytes in all'
 step "a kernel that lacks the asked tracking is told" eval 'vm_keys="tracking = soft-dirty"; refused "" "tracking = soft-dirty: this kernel cannot\|dirty pages by soft-dirty"'
 echo "1..$count"
