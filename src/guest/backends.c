@@ -66,10 +66,22 @@ static void backends_key(const char **p, char *key, size_t room)
 	*p += **p == ',';
 }
 
+/* What stands behind the type, if the word begins with it alone. */
+static const char *backends_keys(const char *word)
+{
+	char key[64];
+	const char *p = word;
+
+	if (strcspn(word, "=") < strcspn(word, ","))
+		return word;
+	backends_key(&p, key, sizeof(key));
+	return p;
+}
+
 static int backends_take_plain(const char *word, struct backend *b, struct error *err)
 {
 	char type[64] = "", key[64], size[64] = "";
-	const char *p = word;
+	const char *p = backends_keys(word);
 	int r;
 
 	(void)words_part(word, "qom-type", true, type, sizeof(type));
@@ -78,8 +90,6 @@ static int backends_take_plain(const char *word, struct backend *b, struct error
 		return error_set(err, ERROR_CONFIG, -EINVAL,
 			"[guest] qemu: -object %.100s: it has no id", word);
 	r = backends_check_kind(type, b->id, err);
-	if (r == 0 && strchr(word, '='))
-		backends_key(&p, key, sizeof(key)); /* the type */
 	while (r == 0 && *p) {
 		backends_key(&p, key, sizeof(key));
 		r = backends_check_key(key, b->id, err);
@@ -182,7 +192,7 @@ int backends_find(
 static char *backends_plain(const char *word, const struct backend *b, const char *path)
 {
 	char *out = malloc(strlen(word) + strlen(path) + 256), key[64];
-	const char *p = word;
+	const char *p = backends_keys(word);
 	int n;
 
 	if (!out)
@@ -193,7 +203,7 @@ static char *backends_plain(const char *word, const struct backend *b, const cha
 		const char *from = p;
 
 		backends_key(&p, key, sizeof(key));
-		if (from != word && backends_is_one_of(key, backends_kept))
+		if (backends_is_one_of(key, backends_kept))
 			n += sprintf(out + n, ",%.*s", (int)strcspn(from, ","), from);
 	}
 	return out;

@@ -142,6 +142,8 @@ static void memory_backends_that_are_refused(void **state)
 		"memory");
 	SAYS("memory-backend-memfd,id=a,size=256M,hugetlb=on",
 		"memory backend \"a\": hugetlb is not possible: Tandem gives the guest its memory");
+	SAYS("hugetlb=on,qom-type=memory-backend-memfd,id=a,size=256M",
+		"memory backend \"a\": hugetlb is not possible: Tandem gives the guest its memory");
 	SAYS("memory-backend-epc,id=a,size=256M",
 		"memory backend \"a\": a memory-backend-epc is not replicated");
 	SAYS("memory-backend-ram,id=a", "memory backend \"a\": \"\" is not a size");
