@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -32,13 +31,14 @@ static int start_lock_run_dir(struct cli *cli, int *ret_fd, struct error *err)
 	fd = open(dir, O_RDONLY | O_DIRECTORY);
 	if (fd < 0)
 		return error_errno(err, "cannot open run-dir %.300s", dir);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		r = errno == EWOULDBLOCK
+	r = file_lock(fd);
+	if (r < 0) {
+		r = r == -EBUSY
 			    ? error_set(err, ERROR_BUSY, -EBUSY,
 				      "node %s: run-dir %.300s is in use by another node, perhaps "
 				      "of another group; expected a run-dir of its own",
 				      cli->node->name, dir)
-			    : error_errno(err, "cannot lock run-dir %.300s", dir);
+			    : error_code(err, r, "cannot lock run-dir %.300s", dir);
 		close(fd);
 		return r;
 	}

@@ -13,6 +13,7 @@
 
 #include "guest/agent_internal.h"
 #include "guest/qmp.h"
+#include "guest/vm_check.h"
 #include "util/bytes.h"
 #include "util/clock.h"
 #include "util/log.h"
@@ -159,6 +160,8 @@ static int agent_checkpoints(struct agent *a, struct error *err)
 		log_info("machine %s; device state by %s%s%s%s; dirty pages by %s", a->vm.machine,
 			devstate_name(&a->ds), a->ds.why[0] ? " (" : "", a->ds.why,
 			a->ds.why[0] ? ")" : "", a->track->ops->name);
+	if (r == 0)
+		vm_advise(&a->vm.q, a->conf->epoch_ms);
 	if (r == 0)
 		r = agent_plug_init(a, err);
 	if (r == 0)

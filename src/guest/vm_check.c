@@ -7,6 +7,9 @@
 #include <string.h>
 
 #include "guest/qmp.h"
+#include "util/log.h"
+
+#define VM_CHECK_TICK_MS 60 /* a little more than the longest period of the PIT */
 
 /* Every backend must be on the RAM file: those of the command line are (backends.h), QEMU's own
  * default one is not.  That each part of the file is mapped just once, track.c sees. */
@@ -158,4 +161,22 @@ int vm_check(struct rpc *q, const struct conf_node *node, struct error *err)
 	if (r == 0)
 		r = vm_check_migratable(q, err);
 	return r;
+}
+
+/* KVM's own PIT begins its period anew whenever the vCPUs go on (KVM_SET_PIT2 starts its timer from
+ * the whole count), so a tick of 55 ms, the BIOS's, never comes where they stop more often. */
+void vm_advise(struct rpc *q, uint64_t epoch_ms)
+{
+	struct error ignored;
+	char *text;
+
+	if (epoch_ms >= VM_CHECK_TICK_MS || qmp_human(q, "info qtree", &text, &ignored) < 0)
+		return;
+	if (strstr(text, "dev: kvm-pit"))
+		log_warning("the machine has KVM's own timer (kvm-pit), which each checkpoint "
+			    "delays: with epoch-ms below %d a guest that uses it (firmware, boot "
+			    "loaders, old systems) hardly goes on: give -machine "
+			    "kernel-irqchip=split",
+			VM_CHECK_TICK_MS);
+	free(text);
 }

@@ -164,14 +164,12 @@ void backing_file_identify(const struct backing *b, struct backing_identity *ret
 
 static int backing_file_lock(int fd, const char *path, struct error *err)
 {
-	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int r = file_lock_bytes(fd);
 
-	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
-		return 0;
-	if (errno == EAGAIN || errno == EACCES)
-		return error_set(err, ERROR_BUSY, -EBUSY,
+	if (r == -EBUSY)
+		return error_set(err, ERROR_BUSY, r,
 			"backing %s is in use: another process has locked it", path);
-	return error_errno(err, "cannot lock backing %s", path);
+	return r < 0 ? error_code(err, r, "cannot lock backing %s", path) : 0;
 }
 
 static int backing_file_check_type(const struct stat *st, const char *path, struct error *err)

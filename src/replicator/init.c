@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include "replicator/backing.h"
@@ -19,14 +18,17 @@
 static int init_take_lock(const struct conf_node *node, int *ret_fd, struct error *err)
 {
 	char path[512];
-	int fd;
+	int fd, r;
 
 	/* No close-on-exec: nbdkit goes on holding it. */
 	fd = open(node_path(node->state_dir, "lock", path, sizeof(path)), O_RDWR | O_CREAT, 0600);
 	if (fd < 0)
 		return error_errno(err, "node %s: cannot open %s", node->name, path);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+	r = file_lock(fd);
+	if (r < 0) {
 		close(fd);
+		if (r != -EBUSY)
+			return error_code(err, r, "node %s: cannot lock %s", node->name, path);
 		return error_set(err, ERROR_BUSY, -EBUSY,
 			"node %s: another process runs it (it holds %s)", node->name, path);
 	}

@@ -5,11 +5,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "util/clock.h"
 
 int file_pread(int fd, void *buf, size_t len, uint64_t off)
 {
@@ -113,6 +118,38 @@ int file_mkdirs(const char *path, mode_t mode)
 	if (mkdir(p, mode) < 0 && errno != EEXIST)
 		return -errno;
 	return 0;
+}
+
+static int file_try_lock(int fd, bool bytes)
+{
+	struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+	int r = bytes ? fcntl(fd, F_OFD_SETLK, &all) : flock(fd, LOCK_EX | LOCK_NB);
+
+	if (r == 0)
+		return 0;
+	return errno == EWOULDBLOCK || errno == EACCES ? -EBUSY : -errno;
+}
+
+static int file_lock_patiently(int fd, bool bytes)
+{
+	const struct timespec pause = {0, 20 * (long)NS_PER_MS};
+	int r = file_try_lock(fd, bytes);
+
+	for (int ms = 0; r == -EBUSY && ms < FILE_LOCK_MS; ms += 20) {
+		(void)nanosleep(&pause, NULL);
+		r = file_try_lock(fd, bytes);
+	}
+	return r;
+}
+
+int file_lock(int fd)
+{
+	return file_lock_patiently(fd, false);
+}
+
+int file_lock_bytes(int fd)
+{
+	return file_lock_patiently(fd, true);
 }
 
 int file_map_mirrored(size_t size, void **ret_mem)

@@ -18,6 +18,13 @@ int file_sync_parent(const char *path);
 /* mkdir -p with mode for what is missing. */
 int file_mkdirs(const char *path, mode_t mode);
 
+/* An exclusive lock: of the open file (flock), or of all its bytes (open file description lock).
+ * One that is held is asked for again for FILE_LOCK_MS: the kernel takes a moment to free a process
+ * that was just killed.  -EBUSY: somebody holds it. */
+#define FILE_LOCK_MS 2000
+int file_lock(int fd);
+int file_lock_bytes(int fd);
+
 /* size bytes (a multiple of the page size) of memory mapped twice in a row, so that a ring's
  * records never wrap: p[i] and p[i + size] are the same byte.  Pages exist once touched. */
 int file_map_mirrored(size_t size, void **ret_mem);

@@ -5,6 +5,7 @@
 # console is CONSOLE of the node where it runs, one file per incarnation.
 
 vm_qemu=${TANDEM_TEST_QEMU:-qemu-system-x86_64} # with arguments, if need be; of the user's choice
+vm_accel=${TANDEM_TEST_ACCEL:-tcg} # of bootsector.S; "kvm,kernel-irqchip=split" where KVM works
 vm_memory=192M
 vm_smp=1
 vm_mode=agree       # of init: agree (ext4 and raw), agree-raw
@@ -43,7 +44,7 @@ vm_boot_new() {
 [guest]
 memory = 64M
 $vm_keys
-qemu = $vm_qemu -accel tcg -nodefaults -no-user-config -display none -serial file:console $3
+qemu = $vm_qemu -accel $vm_accel -nodefaults -no-user-config -display none -serial file:console $3
 END
   rig_init
 }
