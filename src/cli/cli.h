@@ -22,7 +22,7 @@ struct cli_args {
 	const char *disk; /* NULL = not given */
 	bool force, yes;
 	bool guest, disks_only;
-	bool repair;
+	bool repair, cancel;
 	bool alone, changed;
 	bool json;
 	bool watch;

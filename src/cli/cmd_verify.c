@@ -205,7 +205,24 @@ static int verify_guest(struct cli *cli, struct error *err)
 	return m;
 }
 
+static int verify_cancel(struct cli *cli, struct error *err)
+{
+	json_t *reply;
+	int r;
+
+	if (cli->args.repair)
+		return error_set(err, ERROR_USAGE, -EINVAL, "--cancel goes without --repair");
+	r = client_command(cli, "verify-cancel", NULL, CLIENT_ANSWER_MS, &reply, err);
+	if (r < 0)
+		return r;
+	json_decref(reply);
+	printf("the comparison of the disks is cancelled\n");
+	return 0;
+}
+
 int cmd_verify(struct cli *cli, struct error *err)
 {
+	if (cli->args.cancel)
+		return verify_cancel(cli, err);
 	return cli->conf->guest_memory ? verify_guest(cli, err) : verify_disks(cli, err);
 }

@@ -50,6 +50,7 @@ static const struct option_spec options_pending[] = {
 
 static const struct option_spec options_verify[] = {
 	FLAG("repair", repair, "disks: send what differs again, from this node"),
+	FLAG("cancel", cancel, "end the comparison of disks that is under way"),
 	END,
 };
 

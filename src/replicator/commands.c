@@ -309,6 +309,16 @@ static int command_verify(struct command_call *c, json_t **ret, struct error *er
 	return 0;
 }
 
+static int command_verify_cancel(struct command_call *c, json_t **ret, struct error *err)
+{
+	int r = verify_cancel(c->n, err);
+
+	if (r < 0)
+		return error_prefix(err, "verify");
+	*ret = json_object();
+	return 0;
+}
+
 static int command_query_verify(struct command_call *c, json_t **ret, struct error *err)
 {
 	*ret = verify_answer(c->n);
@@ -387,6 +397,7 @@ static const struct command {
 	{"switchover", command_switchover, {{"timeout-ms", JSON_INTEGER}}},
 	{"resolve", command_resolve, {{"yield", JSON_TRUE}}},
 	{"verify", command_verify, {{"repair", JSON_TRUE}}},
+	{"verify-cancel", command_verify_cancel, {{0}}},
 	{"query-verify", command_query_verify, {{0}}},
 	{"grow", command_grow, {{"disk", JSON_STRING}, {"alone", JSON_TRUE}}},
 	{"query-grow", command_query_grow, {{0}}},

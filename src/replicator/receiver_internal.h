@@ -13,7 +13,7 @@
 #include "replicator/receiver.h"
 #include "replicator/wake.h"
 
-#define RECEIVER_DIGESTS 16u   /* that may wait for an answer */
+#define RECEIVER_DIGESTS 64u   /* that may wait for an answer */
 #define RECEIVER_CANDIDATES 8u /* connections that have not said who they are */
 
 struct receiver_request {

@@ -80,6 +80,11 @@ bool verify_goes_on(const struct verify *y)
 	return sender_session_id(y->s) == y->session && !y->failure[0];
 }
 
+bool verify_wanted(const struct verify *y)
+{
+	return verify_goes_on(y) && !y->cancelled;
+}
+
 /* An ordinary change of the stream: what the disk holds, read and placed under its range lock. */
 static int verify_repair(struct verify *y, struct volume *v, uint64_t off, uint64_t len)
 {
@@ -223,7 +228,7 @@ static int verify_ask(struct verify *y, struct volume *v, const struct dirtymap_
 		r = compare_digest(&d, 0, y->buf, d.len);
 	digest_put(&d, &rec, payload);
 	pthread_mutex_lock(&n->lock);
-	while (r == 0 && verify_goes_on(y)) {
+	while (r == 0 && verify_wanted(y)) {
 		slot = primary_digest(&y->s->core, &rec);
 		if (slot)
 			break;
@@ -259,7 +264,7 @@ static void verify_rest(struct verify *y, uint64_t bytes)
 	pace_end(&y->pace, bytes);
 	do {
 		pthread_mutex_lock(&y->s->n->lock);
-		on = verify_goes_on(y);
+		on = verify_wanted(y);
 		pthread_mutex_unlock(&y->s->n->lock);
 	} while (on && pace_sleep(&y->pace));
 }
@@ -303,7 +308,7 @@ static int verify_passes(struct verify *y)
 	/* What was sent again counts once it is committed. */
 	pthread_mutex_lock(&n->lock);
 	while (r == 0 && y->repaired && y->s->core.committed < y->repairs) {
-		if (verify_goes_on(y))
+		if (verify_wanted(y))
 			pthread_cond_wait(&n->changed, &n->lock);
 		else
 			r = -ECANCELED;
@@ -337,7 +342,7 @@ void *verify_main(void *arg)
 		y->unsettled = y->total - y->done;
 	else if (!y->failure[0])
 		snprintf(y->failure, sizeof(y->failure), "%s",
-			r == -ECANCELED ? "the link was lost"
+			r == -ECANCELED ? y->cancelled ? "it was cancelled" : "the link was lost"
 			: r == -ESTALE
 				? "the disks could not be kept as they were at the checkpoint: "
 				  "the log says why"

@@ -13,6 +13,8 @@
  * next cut on.  repair: what differs is sent again, else it is marked dirty.  The control thread's.
  */
 int verify_start(struct node *n, bool repair, struct error *err);
+/* Ends the one that runs; what it has found stays. -EINVAL: none does. */
+int verify_cancel(struct node *n, struct error *err);
 /* (L) Whether one goes on: it may still put records in the stream. */
 bool verify_running(const struct sender *s);
 /* Answer of query-verify; a new reference. */

@@ -108,6 +108,21 @@ int verify_start(struct node *n, bool repair, struct error *err)
 	return 0;
 }
 
+int verify_cancel(struct node *n, struct error *err)
+{
+	bool runs;
+
+	pthread_mutex_lock(&n->lock);
+	runs = n->sender && verify_running(n->sender);
+	if (runs) {
+		n->sender->verify->cancelled = true;
+		pthread_cond_broadcast(&n->sender->room);
+		node_changed(n);
+	}
+	pthread_mutex_unlock(&n->lock);
+	return runs ? 0 : error_set(err, ERROR_STATE, -EINVAL, "none is under way");
+}
+
 json_t *verify_answer(struct node *n)
 {
 	json_t *ranges = json_array(), *o;

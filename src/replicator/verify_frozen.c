@@ -43,7 +43,7 @@ bool verify_waits(const struct sender *s)
 {
 	const struct verify *y = s->verify;
 
-	return y && y->running && y->guest && y->epoch == 0 && verify_goes_on(y);
+	return y && y->running && y->guest && y->epoch == 0 && verify_wanted(y);
 }
 
 bool verify_cut_begin(struct node *n)
@@ -127,7 +127,7 @@ int verify_frozen_wait(struct verify *y)
 	bool held;
 
 	pthread_mutex_lock(&n->lock);
-	while (!y->held && verify_goes_on(y))
+	while (!y->held && verify_wanted(y))
 		pthread_cond_wait(&n->changed, &n->lock);
 	held = y->held;
 	pthread_mutex_unlock(&n->lock);

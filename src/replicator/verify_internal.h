@@ -8,7 +8,7 @@
 #include "replicator/sender_internal.h"
 #include "replicator/verify.h"
 
-#define VERIFY_AHEAD 8u     /* digests without an answer; the secondary takes more */
+#define VERIFY_AHEAD 32u    /* digests without an answer; the secondary takes more */
 #define VERIFY_RANGES 1024u /* that are named */
 #define VERIFY_PASSES 16u   /* over blocks that are written to all the time */
 
@@ -36,7 +36,7 @@ struct verify {
 	struct verify_question questions[VERIFY_AHEAD];
 	unsigned first, asked, heard;
 
-	bool running;                              /* (L) */
+	bool running, cancelled;                   /* (L) */
 	uint64_t done, total, began, ended;        /* (L) */
 	uint64_t differ, repaired;                 /* (L) bytes of blocks */
 	uint64_t unsettled;                        /* (L) never compared: always rewritten */
@@ -58,6 +58,9 @@ struct verify {
 void *verify_main(void *arg);
 /* (L) Its session is there, and nothing has gone wrong. */
 bool verify_goes_on(const struct verify *y);
+/* (L) And nobody has cancelled it.  Answers to what it has asked already are waited for all the
+ * same. */
+bool verify_wanted(const struct verify *y);
 
 /* verify_frozen.c */
 int verify_frozen_prepare(struct verify *y, struct node *n, struct error *err);

@@ -60,6 +60,11 @@ class Requests(Case):
                              [('verify', {'repair': bool(options)})] + 2 * [('query-verify', None)])
             node.close()
 
+    def test_verify_cancel(self):
+        self.ask({'verify-cancel': {}}, 'the comparison of the disks is cancelled\n', 'verify', '--cancel',
+                 request={'execute': 'verify-cancel'})
+        self.bad(2, '--cancel goes without --repair', 'verify', '--cancel', '--repair')
+
     def test_grow(self):
         last = {'state': 'done', 'done': 4096, 'total': 4096, 'disks': {'vda': {'from': 4096, 'to': 8192}}, 'reason': '', 'kind': ''}
         said = 'disk vda has grown from 4096 to 8192 bytes\n'

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import struct
 import subprocess
 import time
@@ -18,7 +19,7 @@ import pair
 TEXT = (pathlib.Path(__file__).resolve().parents[2] / 'docs/control.md').read_text(encoding='ascii')
 
 # Where the examples of a command run, in this order; an example may presuppose those before it.
-ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'verify', 'query-verify', 'grow', 'query-grow',
+ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut', 'verify', 'verify-cancel', 'query-verify', 'grow', 'query-grow',
                'disconnect', 'connect', 'shutdown']
 ON_PRIMARY_LAST = ['switchover']  # which ends it
 ON_MANUAL_SECONDARY = ['commit', 'discard']
@@ -139,7 +140,11 @@ class Primary(Nodes):
         p = self.pair()
         control = self.connect(p, 'alpha')
         for command in ON_PRIMARY:
-            if command == 'grow':
+            if command == 'verify':  # and does not answer before it is cancelled
+                p.processes['beta'].send_signal(signal.SIGSTOP)
+            elif command == 'query-verify':
+                p.processes['beta'].send_signal(signal.SIGCONT)
+            elif command == 'grow':
                 self.settled(control, 'query-verify')
                 for node in ('alpha', 'beta'):
                     os.truncate(p.dir / node / 'vda.img', 2 << 20)

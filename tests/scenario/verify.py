@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """tandem verify: no false alarm while writers write to both disks; bytes changed in the secondary's image behind its back
-are found, each named by disk and range; --repair makes both sides equal, compared whole.
+are found, each named by disk and range; --repair makes both sides equal, compared whole; one is cancelled.
 usage: tests/scenario/verify.py BUILD_DIR [SEED]"""
 import os
 import random
@@ -14,7 +14,7 @@ SIZE = 64 * MIB
 WRITTEN = 48 * MIB  # writers stay below; behind it lies data that nobody writes to
 BLOCK = 65536
 DIFFER = 10  # exit code
-KEYS = "epoch-ms = 20\nheartbeat-ms = 50\npeer-timeout-ms = 3000\njournal-size = 256M\n"
+KEYS = "epoch-ms = 20\nheartbeat-ms = 50\npeer-timeout-ms = 3000\njournal-size = 256M\nsync-min-rate = 64M\n"
 
 
 def verify(g, *args, node="alpha"):
@@ -62,6 +62,19 @@ def scenario(build, seed):
             need(sum(w.count for w in writers.values()) > before, "nobody wrote meanwhile")
         need(g.ask("alpha", "query-verify")["differ"] == 0, "a false alarm")
         ok("five times, with writers on both disks: no false alarm")
+
+        p = subprocess.Popen([g.tandem, "verify", g.conf, "--node", "alpha"], text=True, stderr=subprocess.PIPE)
+        until("a verify", lambda: g.ask("alpha", "query-verify")["state"] == "running" and g.ask("alpha", "query-verify")["done"])
+        subprocess.run([g.tandem, "verify", g.conf, "--node", "alpha", "--cancel"], check=True)
+        text = p.communicate()[1]
+        last = g.ask("alpha", "query-verify")
+        need(p.returncode == 7 and "verify ended early: it was cancelled" in text, "the exit code is", p.returncode, text)
+        need(last["state"] == "failed" and last["done"] < last["total"], "it was not cancelled:", last)
+        code, _, text = verify(g)
+        need(code == 0 and g.status("alpha")["state"] == "protected", "after a cancelled one:", code, text)
+        code, _, text = verify(g, "--cancel")
+        need(code == 4 and "none is under way" in text, "one that is over was cancelled:", code, text)
+        ok("cancelled, and the next one is not disturbed")
 
         wrong = [("vda", WRITTEN + 5 * BLOCK + 4711), ("vda", WRITTEN + 6 * BLOCK), ("vdb", SIZE - 1)]
         for disk, off in wrong:
