@@ -179,7 +179,7 @@ bool replica_unacknowledged(const struct replica *r);
  * -EAGAIN = back-pressure.  Visible to replica_read_map at once. */
 int replica_local_change(struct replica *r, unsigned volume, uint64_t off, uint64_t len,
 	const uint8_t *payload, bool unmap);
-/* Seals the open epoch, *ret_epoch is its number; -EAGAIN = back-pressure. */
+/* Seals the open epoch, *ret_epoch is its number; -EAGAIN = back-pressure, of an empty one only. */
 int replica_local_cut(struct replica *r, uint64_t *ret_epoch);
 /* Whether the open epoch has changes. */
 bool replica_local_open(const struct replica *r);

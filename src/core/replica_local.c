@@ -84,6 +84,10 @@ int replica_local_cut(struct replica *r, uint64_t *ret_epoch)
 		return -EBUSY;
 	if (replica_settle(r) < 0)
 		return -ENOMEM;
+	/* The end of changes is room to come.  That of none is not: it would go beyond any bound.
+	 */
+	if (!replica_local_open(r) && (replica_space_low(r) || r->staged > r->cfg.staging_limit))
+		return -EAGAIN;
 	e = replica_epoch_get(r, number);
 	if (!e)
 		return -ENOMEM;

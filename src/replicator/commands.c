@@ -94,6 +94,10 @@ static int command_cut(struct command_call *c, json_t **ret, struct error *err)
 	if (r == -ENOENT)
 		return command_wrong_role(err,
 			"cut: this node is a secondary without ingest = nbd; cut on the primary");
+	if (r == -EAGAIN && !n->sender)
+		return error_set(err, ERROR_STATE, r,
+			"cut: there is no room for one more empty epoch: the journal or the "
+			"staging is full of what is not committed; commit or discard first");
 	if (r < 0 && !n->sender)
 		return error_set(err, ERROR_IO, r, "cut: this secondary has failed: %s", n->reason);
 	if (r == -EBUSY)

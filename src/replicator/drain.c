@@ -56,7 +56,8 @@ static void drain_commit_open(struct receiver *r)
 
 	if (e == 0)
 		e = replica_commit(r->core, epoch);
-	if (e < 0 && e != -EALREADY && e != -EIO) /* EIO: it has failed and said so */
+	/* EAGAIN: there is nothing, and no room; EIO: it has failed and said so. */
+	if (e < 0 && e != -EALREADY && e != -EAGAIN && e != -EIO)
 		log_error("drain: cannot commit the guest's changes: error %d", e);
 }
 
