@@ -61,11 +61,12 @@ struct agent_verify {
 
 /* On a standby: a QEMU that waits for the promotion, on the replicator's RAM image. */
 struct agent_ahead {
-	struct vm vm;      /* pid 0: there is none */
-	int ram_fd;        /* that it was started with; -1 */
-	uint64_t again;    /* not before this, clock_ns */
-	unsigned failures; /* in a row */
-	char why[256];     /* the last one's reason, while none is ready; "" = there was none */
+	struct vm vm;                                /* pid 0: there is none */
+	int ram_fd;                                  /* that it was started with; -1 */
+	uint64_t again;                              /* not before this, clock_ns */
+	unsigned failures;                           /* in a row */
+	char why[sizeof(((struct error *)0)->text)]; /* the last one's reason, while none is ready;
+							"" = there was none */
 	bool doubt; /* another session has begun behind this epoch: is the machine still its? */
 	uint64_t doubt_epoch;
 	uint64_t disks; /* bytes of all disks when it connected to them */

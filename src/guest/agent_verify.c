@@ -59,6 +59,12 @@ void agent_verify_cut(struct agent *a, const json_t *answer)
 
 	if (v->count == 0 || json_is_true(json_object_get(answer, "frozen")))
 		return;
+	if (!json_object_get(answer, "frozen")) { /* it does not wait for a cut any more */
+		v->count = 0;
+		agent_verify_failed(a, ERROR_STATE,
+			"the comparison of the disks has ended: it was cancelled, or has failed");
+		return;
+	}
 	/* All of one checkpoint, or nothing. */
 	v->count = 0;
 	if (++v->tries == VERIFY_TRIES)

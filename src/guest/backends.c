@@ -22,8 +22,11 @@ static bool backends_is_one_of(const char *key, const char *const *list)
 }
 
 /* What stays as it is. */
-static const char *const backends_kept[] = {"host-nodes", "policy", "prealloc", "prealloc-threads",
-	"prealloc-context", "merge", "dump", "x-use-canonical-path-for-ramblock-id", NULL};
+static const char *const backends_kept[] = {
+	"host-nodes", "policy", "merge", "dump", "x-use-canonical-path-for-ramblock-id", NULL};
+/* The same, unless the memory is there already: it would be written to. */
+static const char *const backends_alloc[] = {
+	"prealloc", "prealloc-threads", "prealloc-context", NULL};
 /* What Tandem says instead, whatever stands there. */
 static const char *const backends_own[] = {"qom-type", "id", "size", "share", "seal", NULL};
 
@@ -48,7 +51,8 @@ static int backends_check_kind(const char *type, const char *id, struct error *e
 
 static int backends_check_key(const char *key, const char *id, struct error *err)
 {
-	if (backends_is_one_of(key, backends_kept) || backends_is_one_of(key, backends_own))
+	if (backends_is_one_of(key, backends_kept) || backends_is_one_of(key, backends_alloc) ||
+		backends_is_one_of(key, backends_own))
 		return 0;
 	return error_set(err, ERROR_CONFIG, -EINVAL,
 		"[guest] qemu: memory backend \"%s\": %s is not possible: Tandem gives the guest "
@@ -133,7 +137,10 @@ static int backends_take(const char *word, struct backend *b, struct error *err)
 		r = backends_take_plain(word, b, err);
 		return r < 0 ? r : 1;
 	}
-	o = json_loads(word, 0, NULL); /* if it is none, QEMU says so */
+	o = json_loads(word, 0, NULL);
+	if (!o) /* QEMU may read it all the same (single quotes) */
+		return error_set(err, ERROR_CONFIG, -EINVAL,
+			"[guest] qemu: -object %.100s: it is not JSON", word);
 	if (json_is_string(json_object_get(o, "qom-type")) &&
 		backends_kind(json_string_value(json_object_get(o, "qom-type")))) {
 		r = backends_take_json(o, b, err);
@@ -189,7 +196,7 @@ int backends_find(
 	return 0;
 }
 
-static char *backends_plain(const char *word, const struct backend *b, const char *path)
+static char *backends_plain(const char *word, const struct backend *b, const char *path, bool there)
 {
 	char *out = malloc(strlen(word) + strlen(path) + 256), key[64];
 	const char *p = backends_keys(word);
@@ -203,18 +210,21 @@ static char *backends_plain(const char *word, const struct backend *b, const cha
 		const char *from = p;
 
 		backends_key(&p, key, sizeof(key));
-		if (backends_is_one_of(key, backends_kept))
+		if (backends_is_one_of(key, backends_kept) ||
+			(!there && backends_is_one_of(key, backends_alloc)))
 			n += sprintf(out + n, ",%.*s", (int)strcspn(from, ","), from);
 	}
 	return out;
 }
 
-static char *backends_json(const char *word, const char *path)
+static char *backends_json(const char *word, const char *path, bool there)
 {
 	json_t *o = json_loads(word, 0, NULL);
 	char *out = NULL;
 
 	(void)json_object_del(o, "seal");
+	for (size_t i = 0; there && backends_alloc[i]; i++)
+		(void)json_object_del(o, backends_alloc[i]);
 	if (json_object_set_new(o, "qom-type", json_string("memory-backend-file")) == 0 &&
 		json_object_set_new(o, "share", json_true()) == 0 &&
 		json_object_set_new(o, "mem-path", json_string(path)) == 0)
@@ -223,7 +233,7 @@ static char *backends_json(const char *word, const char *path)
 	return out;
 }
 
-int backends_put(struct words *w, const struct backends *b, int ram_fd)
+int backends_put(struct words *w, const struct backends *b, int ram_fd, bool there)
 {
 	for (unsigned i = 0; i < b->n; i++) {
 		char **word = &w->v[b->v[i].word], path[64], *new;
@@ -232,8 +242,9 @@ int backends_put(struct words *w, const struct backends *b, int ram_fd)
 		if (b->n > 1)
 			snprintf(path + n, sizeof(path) - (size_t)n, "%c%" PRIu64, BACKENDS_OFFSET,
 				b->v[i].offset);
-		new = (*word)[strspn(*word, " \t")] == '{' ? backends_json(*word, path)
-							   : backends_plain(*word, &b->v[i], path);
+		new = (*word)[strspn(*word, " \t")] == '{'
+			      ? backends_json(*word, path, there)
+			      : backends_plain(*word, &b->v[i], path, there);
 		if (!new)
 			return -ENOMEM;
 		free(*word);

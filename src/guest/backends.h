@@ -7,6 +7,7 @@
 #ifndef TANDEM_GUEST_BACKENDS_H
 #define TANDEM_GUEST_BACKENDS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "guest/words.h"
@@ -34,7 +35,8 @@ struct backends {
 int backends_find(
 	const struct words *w, uint64_t memory, struct backends *ret_backends, struct error *err);
 /* Their words become backends on the RAM file, a descriptor of QEMU's; what else they say (policy,
- * host nodes, preallocation, merging, dump) stays. 0 or -ENOMEM. */
-int backends_put(struct words *w, const struct backends *b, int ram_fd);
+ * host nodes, preallocation, merging, dump) stays, but for preallocation where the file holds
+ * somebody's memory already (there).  0 or -ENOMEM. */
+int backends_put(struct words *w, const struct backends *b, int ram_fd, bool there);
 
 #endif

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -31,8 +32,24 @@ static struct {
 } preload_parts[PRELOAD_PARTS];
 static unsigned preload_count;
 
+/* A program that only starts QEMU (numactl, taskset) must leave everything to it. */
+static bool preload_is_qemu(void)
+{
+	char exe[4096];
+	ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+	const char *name;
+
+	if (n < 0)
+		return true;
+	exe[n] = '\0';
+	name = strrchr(exe, '/');
+	return strstr(name ? name : exe, "qemu");
+}
+
 __attribute__((constructor)) static void preload_start(void)
 {
+	if (!preload_is_qemu())
+		return;
 	/* Helpers that QEMU starts must not have it. */
 	(void)unsetenv("LD_PRELOAD");
 	(void)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | PRELOAD_USER_MODE_ONLY);

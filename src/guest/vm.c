@@ -115,30 +115,50 @@ static int vm_find_machine(struct rpc *q, const char *name, char *ret, struct er
 			       "[guest] qemu: it knows no machine type \"%s\"", name);
 }
 
+/* The same program without a machine, to be asked. */
+static int vm_words_idle(struct words *w, int qmp_fd)
+{
+	static const char *const idle[] = {
+		"-M", "none", "-nodefaults", "-display", "none", "-S", "-chardev"};
+	int r = 0;
+
+	while (w->n > w->program + 1)
+		free(w->v[--w->n]);
+	w->v[w->n] = NULL;
+	for (size_t i = 0; r == 0 && i < sizeof(idle) / sizeof(idle[0]); i++)
+		r = words_add(w, "%s", idle[i]);
+	if (r == 0)
+		r = words_add(w, "socket,id=q,fd=%d", qmp_fd);
+	if (r == 0)
+		r = words_add(w, "-mon");
+	return r == 0 ? words_add(w, "chardev=q,mode=control") : r;
+}
+
 int vm_machine(const char *qemu, char ret_machine[VM_MACHINE], struct error *err)
 {
 	struct vm vm = {.pidfd = -1, .q = {.lines = {.fd = -1}}};
-	char name[VM_MACHINE] = "", chardev[64];
+	char name[VM_MACHINE] = "";
 	struct words w;
 	const char *o;
 	int sv[2], r = words_split(&w, qemu, err);
 
 	if (r < 0)
 		return error_prefix(err, "[guest] qemu");
-	for (size_t i = 1; i + 1 < w.n; i++) {
+	for (size_t i = w.program + 1; i + 1 < w.n; i++) {
 		o = w.v[i][0] == '-' ? w.v[i] + 1 + (w.v[i][1] == '-') : "";
 		if (!strcmp(o, "M") || !strcmp(o, "machine"))
 			(void)words_part(w.v[i + 1], "type", true, name, sizeof(name));
 	}
 	r = vm_socketpair(sv, err);
 	if (r == 0) {
-		char *argv[] = {w.v[0], (char[]){"-M"}, (char[]){"none"}, (char[]){"-nodefaults"},
-			(char[]){"-display"}, (char[]){"none"}, (char[]){"-S"},
-			(char[]){"-chardev"}, chardev, (char[]){"-mon"},
-			(char[]){"chardev=q,mode=control"}, NULL};
-
-		snprintf(chardev, sizeof(chardev), "socket,id=q,fd=%d", sv[1]);
-		r = vm_spawn(&vm, argv, NULL, -1, sv, err);
+		r = vm_words_idle(&w, sv[1]);
+		if (r == 0) {
+			r = vm_spawn(&vm, w.v, NULL, -1, sv, err);
+		} else {
+			close(sv[0]);
+			close(sv[1]);
+			(void)error_set(err, ERROR_GENERAL, r, "out of memory");
+		}
 	}
 	if (r == 0) {
 		r = vm_find_machine(&vm.q, name, ret_machine, err);
@@ -159,6 +179,7 @@ static int vm_prepare(struct vm *vm, struct error *err)
 
 int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err)
 {
+	struct backends backends;
 	struct words w;
 	int sv[2], r = 0;
 
@@ -171,7 +192,7 @@ int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err)
 		r = vm_socketpair(sv, err);
 	if (r < 0)
 		return r;
-	r = vm_words(spec, vm->machine, sv[1], &w, err);
+	r = vm_words(spec, vm->machine, sv[1], &w, &backends, err);
 	if (r < 0) {
 		close(sv[0]);
 		close(sv[1]);
@@ -180,7 +201,7 @@ int vm_start(struct vm *vm, const struct vm_spec *spec, struct error *err)
 	r = vm_spawn(vm, w.v, spec->preload, spec->ram_fd, sv, err);
 	words_deinit(&w);
 	if (r == 0) {
-		r = vm_check(&vm->q, spec->node, err);
+		r = vm_check(&vm->q, spec->node, &backends, err);
 		if (r == 0 && spec->incoming)
 			r = vm_prepare(vm, err);
 		if (r < 0)

@@ -10,6 +10,7 @@
 #include <sys/types.h>
 
 #include "conf/conf.h"
+#include "guest/backends.h"
 #include "guest/rpc.h"
 #include "guest/state.h"
 #include "guest/words.h"
@@ -36,9 +37,10 @@ struct vm {
 
 /* The versioned name of the machine type that the command line asks for (one short run of QEMU). */
 int vm_machine(const char *qemu, char ret_machine[VM_MACHINE], struct error *err);
-/* The whole command line; qmp_fd: number of QMP's socket in QEMU.  For vm_start, and tests. */
+/* The whole command line, and its memory backends; qmp_fd: number of QMP's socket in QEMU.  For
+ * vm_start, and tests. */
 int vm_words(const struct vm_spec *spec, const char *machine, int qmp_fd, struct words *ret_words,
-	struct error *err);
+	struct backends *ret_backends, struct error *err);
 
 /* Starts QEMU, with the vCPUs stopped, and checks that Tandem can replicate all it has: ERROR_STATE
  * with the reason otherwise. */

@@ -11,9 +11,20 @@
 
 #define VM_CHECK_TICK_MS 60 /* a little more than the longest period of the PIT */
 
-/* Every backend must be on the RAM file: those of the command line are (backends.h), QEMU's own
- * default one is not.  That each part of the file is mapped just once, track.c sees. */
-static int vm_check_memory(struct rpc *q, struct error *err)
+/* Whether this backend is Tandem's, or one of those that it has put on the RAM file. */
+static bool vm_check_own_memory(const struct backends *b, const char *id)
+{
+	if (id && b->n == 0)
+		return !strcmp(id, "tandem-ram");
+	for (unsigned i = 0; id && i < b->n; i++)
+		if (!strcmp(id, b->v[i].id))
+			return true;
+	return false;
+}
+
+/* QEMU's own default backend is not on the RAM file, nor is one that came in another way than by
+ * -object (a configuration file).  That each part of the file is mapped just once, track.c sees. */
+static int vm_check_memory(struct rpc *q, const struct backends *b, struct error *err)
 {
 	json_t *list, *m;
 	size_t i;
@@ -25,7 +36,7 @@ static int vm_check_memory(struct rpc *q, struct error *err)
 	{
 		const char *id = json_string_value(json_object_get(m, "id"));
 
-		if (r == 0 && !json_is_true(json_object_get(m, "share")))
+		if (r == 0 && !vm_check_own_memory(b, id))
 			r = error_set(err, ERROR_STATE, -EOPNOTSUPP,
 				"guest memory: backend \"%s\" is not replicated: all memory must "
 				"be what memory in [guest] says, and each backend be in use",
@@ -148,12 +159,13 @@ static int vm_check_migratable(struct rpc *q, struct error *err)
 	return r;
 }
 
-int vm_check(struct rpc *q, const struct conf_node *node, struct error *err)
+int vm_check(struct rpc *q, const struct conf_node *node, const struct backends *backends,
+	struct error *err)
 {
 	int r = vm_check_devices(q, err);
 
 	if (r == 0)
-		r = vm_check_memory(q, err);
+		r = vm_check_memory(q, backends, err);
 	if (r == 0)
 		r = vm_check_disks(q, node, err);
 	if (r == 0)

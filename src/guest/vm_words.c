@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "guest/backends.h"
 #include "guest/vm.h"
 #include "util/units.h"
 
@@ -83,7 +82,7 @@ static int vm_words_disk(struct words *w, const char *name, const char *socket, 
 
 static int vm_words_disks(struct words *w, size_t own, const struct vm_spec *spec)
 {
-	struct words user = {.v = w->v, .n = own};
+	struct words user = {.v = w->v, .n = own, .program = w->program};
 	int r = 0;
 
 	for (unsigned i = 0; r == 0 && spec->node && i < spec->node->ndisks; i++) {
@@ -113,7 +112,7 @@ static int vm_words_machine(
 	if (r == 0)
 		r = words_add(w, "size=%" PRIu64 "k", spec->memory / 1024);
 	if (b->n)
-		return r < 0 ? r : backends_put(w, b, spec->ram_fd);
+		return r < 0 ? r : backends_put(w, b, spec->ram_fd, spec->incoming);
 	if (r == 0)
 		r = words_add(w, "-object");
 	if (r == 0)
@@ -125,9 +124,8 @@ static int vm_words_machine(
 }
 
 int vm_words(const struct vm_spec *spec, const char *machine, int qmp_fd, struct words *ret_words,
-	struct error *err)
+	struct backends *ret_backends, struct error *err)
 {
-	struct backends backends;
 	struct words w;
 	size_t own;
 	int r = words_split(&w, spec->qemu, err);
@@ -137,12 +135,12 @@ int vm_words(const struct vm_spec *spec, const char *machine, int qmp_fd, struct
 	own = w.n;
 	r = vm_words_check(spec, &w, err);
 	if (r == 0)
-		r = backends_find(&w, spec->memory, &backends, err);
+		r = backends_find(&w, spec->memory, ret_backends, err);
 	if (r < 0) {
 		words_deinit(&w);
 		return r;
 	}
-	if ((r = vm_words_machine(&w, spec, machine, &backends)) < 0 ||
+	if ((r = vm_words_machine(&w, spec, machine, ret_backends)) < 0 ||
 		(r = words_add(&w, "-chardev")) < 0 ||
 		(r = words_add(&w, "socket,id=tandem-qmp,fd=%d", qmp_fd)) < 0 ||
 		(r = words_add(&w, "-mon")) < 0 ||

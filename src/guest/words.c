@@ -43,6 +43,18 @@ static int words_one(const char **text, char *to)
 	return quote ? -EINVAL : 0;
 }
 
+/* The first word that names a QEMU; 0: none does, and the first one is taken for it. */
+static size_t words_program(const struct words *w)
+{
+	for (size_t i = 0; i < w->n; i++) {
+		const char *slash = strrchr(w->v[i], '/');
+
+		if (strstr(slash ? slash + 1 : w->v[i], "qemu"))
+			return i;
+	}
+	return 0;
+}
+
 int words_split(struct words *w, const char *text, struct error *err)
 {
 	size_t room = strlen(text) + 1;
@@ -59,8 +71,10 @@ int words_split(struct words *w, const char *text, struct error *err)
 		}
 		r = words_append(w, word);
 	}
-	if (r == 0 && w->n > 0)
+	if (r == 0 && w->n > 0) {
+		w->program = words_program(w);
 		return 0;
+	}
 	words_deinit(w);
 	if (r == -ENOMEM)
 		return error_set(err, ERROR_GENERAL, r, "out of memory");
@@ -100,7 +114,7 @@ const char *words_option(const struct words *w, const char *name)
 {
 	const char *found = NULL;
 
-	for (size_t i = 1; i + 1 < w->n; i++) {
+	for (size_t i = w->program + 1; i + 1 < w->n; i++) {
 		const char *o = words_option_name(w->v[i]);
 
 		if (o && !strcmp(o, name))
@@ -111,7 +125,7 @@ const char *words_option(const struct words *w, const char *name)
 
 size_t words_next(const struct words *w, const char *name, size_t i)
 {
-	for (i = i ? i : 1; i + 1 < w->n; i++) {
+	for (i = i ? i : w->program + 1; i + 1 < w->n; i++) {
 		const char *o = words_option_name(w->v[i]);
 
 		if (o && !strcmp(o, name))
@@ -122,7 +136,7 @@ size_t words_next(const struct words *w, const char *name, size_t i)
 
 bool words_has(const struct words *w, const char *name)
 {
-	for (size_t i = 1; i < w->n; i++) {
+	for (size_t i = w->program + 1; i < w->n; i++) {
 		const char *o = words_option_name(w->v[i]);
 
 		if (o && !strcmp(o, name))
@@ -135,7 +149,7 @@ bool words_refer(const struct words *w, const char *id)
 {
 	size_t n = strlen(id);
 
-	for (size_t i = 1; i < w->n; i++) {
+	for (size_t i = w->program + 1; i < w->n; i++) {
 		for (const char *p = w->v[i]; (p = strchr(p, '=')); p++)
 			if (!strncmp(p + 1, id, n) && (p[1 + n] == ',' || p[1 + n] == '\0'))
 				return true;

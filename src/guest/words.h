@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A command line as a list of words: split as a shell splits it (white space, '...', "...", \),
- * without any expansion; and questions about QEMU's options in it.  Owned strings; NULL-terminated
+ * without any expansion; and questions about QEMU's options in it, which stand behind the first
+ * word that has "qemu" in its file's name (else behind the first).  Owned strings; NULL-terminated
  * for exec. */
 #ifndef TANDEM_GUEST_WORDS_H
 #define TANDEM_GUEST_WORDS_H
@@ -13,6 +14,8 @@
 struct words {
 	char **v;
 	size_t n;
+	size_t program; /* QEMU's own word; before it stands what starts it (numactl, taskset, nice)
+			 */
 };
 
 int words_split(struct words *w, const char *text, struct error *err);

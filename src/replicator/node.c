@@ -360,6 +360,7 @@ void node_end(struct node *n)
 
 struct node *node_free(struct node *n)
 {
+	struct submitter *submitter;
 	struct control *c = n->control;
 
 	pthread_mutex_lock(&n->lock);
@@ -370,7 +371,11 @@ struct node *node_free(struct node *n)
 	n->stopping = true;
 	pthread_mutex_unlock(&n->lock);
 	drain_stop(n);
-	n->submitter = submit_stop(n->submitter);
+	pthread_mutex_lock(&n->lock);
+	submitter = n->submitter;
+	n->submitter = NULL; /* the sender's thread may still hear from its peer */
+	pthread_mutex_unlock(&n->lock);
+	submit_stop(submitter);
 	keeper_stop(n);
 	sender_free(n->sender);
 	receiver_free(n->receiver);

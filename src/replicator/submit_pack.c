@@ -338,14 +338,16 @@ static int submit_digests(struct submitter *s, struct submit_job *job)
 			       from + memcheck_blocks(memory) * MEMCHECK_DIGEST);
 }
 
-/* (L) Whether what is sent now is what the secondary will know of a page. */
-static void submit_remember(struct submitter *s, const struct submit_job *job, bool whole)
+/* (L) Whether what is sent now is what the secondary will know of a page; and, the answer, whether
+ * nothing counts any more that was sent before. */
+static bool submit_remember(struct submitter *s, const struct submit_job *job, bool whole)
 {
-	if (s->sent && (s->distrust || s->sent_session != job->session))
-		sent_pages_clear(s->sent);
+	bool anew = s->sent && (s->distrust || s->sent_session != job->session);
+
 	s->sent_session = job->session;
 	s->distrust = false;
 	s->remember = s->sent && whole;
+	return anew;
 }
 
 /* The epoch is the one whose memory may come, and the state has no gap before it. */
@@ -353,14 +355,16 @@ static int submit_check(struct submitter *s, struct submit_job *job)
 {
 	struct node *n = s->n;
 	uint64_t lowest, state_len;
-	bool over;
+	bool over, anew;
 
 	pthread_mutex_lock(&n->lock);
 	over = sender_session_id(n->sender) != job->session;
 	lowest = primary_memory_epoch(sender_core(n->sender));
 	state_len = sender_core(n->sender)->state_len;
-	submit_remember(s, job, primary_memory_whole(sender_core(n->sender)));
+	anew = submit_remember(s, job, primary_memory_whole(sender_core(n->sender)));
 	pthread_mutex_unlock(&n->lock);
+	if (anew) /* some ms: not under the lock */
+		sent_pages_clear(s->sent);
 	if (over)
 		return error_set(
 			&job->err, ERROR_PEER, -ENOTCONN, "the link to the secondary was lost");

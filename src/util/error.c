@@ -7,9 +7,23 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A text that was cut ends with a whole character of UTF-8: answers are JSON. */
+static void error_trim(struct error *err)
+{
+	size_t n = strlen(err->text), at = n;
+
+	if (n + 1 < sizeof(err->text))
+		return;
+	while (at > 0 && (err->text[at - 1] & 0xc0) == 0x80)
+		at--;
+	if (at > 0 && (err->text[at - 1] & 0x80))
+		err->text[at - 1] = '\0';
+}
+
 static void error_format(struct error *err, const char *fmt, va_list ap)
 {
 	vsnprintf(err->text, sizeof(err->text), fmt, ap);
+	error_trim(err);
 }
 
 static void error_append_reason(struct error *err, int code)
@@ -17,6 +31,7 @@ static void error_append_reason(struct error *err, int code)
 	size_t n = strlen(err->text);
 
 	snprintf(err->text + n, sizeof(err->text) - n, ": %s", strerror(-code));
+	error_trim(err);
 }
 
 int error_set(struct error *err, enum error_kind kind, int code, const char *fmt, ...)

@@ -57,9 +57,10 @@ static char *added(const char *line)
 		.incoming = true};
 	static char text[2048];
 	struct error err = {0};
+	struct backends b;
 	struct words w;
 
-	if (vm_words(&spec, "pc-q35-7.2", 9, &w, &err) < 0) {
+	if (vm_words(&spec, "pc-q35-7.2", 9, &w, &b, &err) < 0) {
 		snprintf(text, sizeof(text), "%s", err.text);
 		return text;
 	}
@@ -85,6 +86,14 @@ static void what_is_added_to_the_command_line(void **state)
 {
 	assert_string_equal(added("q -M q35 -m 256"),
 		"q -M q35 -m 256" OWN
+			DISK("vda") " -device virtio-blk-pci,drive=vda,id=disk-vda" DISK(
+				"vdb") " -device virtio-blk-pci,drive=vdb,id=disk-vdb -S -incoming "
+				       "defer");
+	/* what starts QEMU has options of its own */
+	assert_string_equal(added("numactl -m 0 /opt/qemu-9/qemu -S"),
+		"[guest] qemu: -S is not possible: Tandem starts the vCPUs");
+	assert_string_equal(added("numactl -m 0 -S /opt/qemu-9/qemu"),
+		"numactl -m 0 -S /opt/qemu-9/qemu" OWN
 			DISK("vda") " -device virtio-blk-pci,drive=vda,id=disk-vda" DISK(
 				"vdb") " -device virtio-blk-pci,drive=vdb,id=disk-vdb -S -incoming "
 				       "defer");
@@ -121,7 +130,7 @@ static void memory_backends_of_the_line(void **state)
 		"q -object memory-backend-file,id=y,share=on,size=67108864,mem-path=/proc/self/fd/"
 		"7@201326592,policy=bind,host-nodes=0-1 -object iothread,id=memory-backend-x "
 		"-object memory-backend-file,id=x,share=on,size=201326592,mem-path=/proc/self/fd/"
-		"7@0,prealloc=on");
+		"7@0"); /* prealloc: of a guest that waits, the memory is there */
 	assert_string_equal(
 		backends("q -object '{\"qom-type\":\"memory-backend-ram\",\"id\":\"x\","
 			 "\"size\":268435456,\"host-nodes\":[0,2],\"policy\":\"bind\"}'"),
@@ -150,6 +159,9 @@ static void memory_backends_that_are_refused(void **state)
 	SAYS("memory-backend-ram,id=a,size=300M",
 		"memory backend \"a\": a size of 314572800 bytes is not possible: whole pages, at "
 		"most memory in [guest]");
+	SAYS("\"{'qom-type':'memory-backend-memfd','id':'a','size':268435456}\"",
+		"-object {'qom-type':'memory-backend-memfd','id':'a','size':268435456}: it is not "
+		"JSON");
 	SAYS("memory-backend-ram,size=256M", "-object memory-backend-ram,size=256M: it has no id");
 	SAYS("'{\"qom-type\":\"memory-backend-ram\",\"id\":\"x\",\"size\":\"256M\"}'",
 		"memory backend \"x\": size is not a number of bytes");
