@@ -21,7 +21,9 @@ static void help_option(const struct option_spec *o)
 void help_program(void)
 {
 	printf("usage: tandem COMMAND CONF [OPTION...]\n\n"
-	       "Replicates the disks of a virtual machine to a second host, epoch by epoch.\n"
+	       "Keeps a running virtual machine, or its disks, alive when its host dies: "
+	       "everything\n"
+	       "travels to a second host, epoch by epoch.\n"
 	       "CONF is the configuration file of the group, the same on both hosts.\n\n"
 	       "commands:\n");
 	for (const struct command *c = commands; c->name; c++)

@@ -35,7 +35,7 @@ static int agent_new(const struct agent_options *o, struct agent **ret_agent, st
 	a->o = o;
 	a->conf = o->conf;
 	a->node = &o->conf->nodes[o->node];
-	a->ram_fd = a->signals = a->server = -1;
+	a->ram_fd = a->signals = a->server = a->lock = -1;
 	a->vm = (struct vm){.pidfd = -1, .q = {.lines = {.fd = -1}}};
 	agent_ahead_init(a);
 	for (int i = 0; i < AGENT_SLOTS; i++)

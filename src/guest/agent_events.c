@@ -22,7 +22,7 @@ static void repl_committed(struct agent *a, uint64_t epoch)
 		return;
 	a->committed = epoch;
 	agent_lag_committed(a, epoch);
-	if (a->phase != AGENT_CHECKPOINT || a->announced || epoch < a->sealed - AGENT_WINDOW)
+	if (a->phase != AGENT_CHECKPOINT || a->announced || epoch + AGENT_WINDOW < a->sealed)
 		return;
 	a->announced = true;
 	log_info("the guest is protected: checkpoint %llu is committed on the secondary",

@@ -125,6 +125,7 @@ struct agent {
 
 	int signals; /* signalfd */
 	int server;  /* listener of RUN_DIR/agent.sock */
+	int lock;    /* RUN_DIR/agent.lock */
 	struct agent_client clients[AGENT_CLIENTS];
 	struct agent_client *switchover; /* who asked for it; answered when it is over */
 	bool switching;

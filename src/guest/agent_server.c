@@ -3,6 +3,7 @@
  * control socket: query-guest, switchover, verify, shutdown (docs/guest.md).  A line at a time,
  * small answers. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,26 @@ static const char *server_path(const struct agent *a, char *buf, size_t len)
 	return snprintf(buf, len, "%s/agent.sock", a->node->run_dir) < (int)len ? buf : NULL;
 }
 
+/* One agent a node: who holds this lock has the socket. */
+static int server_lock(struct agent *a, struct error *err)
+{
+	char path[512];
+	int fd, r;
+
+	snprintf(path, sizeof(path), "%s/agent.lock", a->node->run_dir);
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	r = fd < 0 ? -errno : file_lock(fd);
+	if (r == 0) {
+		a->lock = fd;
+		return 0;
+	}
+	if (fd >= 0)
+		close(fd);
+	return r == -EBUSY ? error_set(err, ERROR_BUSY, r, "an agent of node %s runs already",
+				     a->node->name)
+			   : error_code(err, r, "agent: cannot lock %s", path);
+}
+
 int agent_server_start(struct agent *a, struct error *err)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -32,15 +53,9 @@ int agent_server_start(struct agent *a, struct error *err)
 	if (!server_path(a, addr.sun_path, sizeof(addr.sun_path)))
 		return error_set(err, ERROR_CONFIG, -ENAMETOOLONG,
 			"run-dir %.200s is too long for a socket", a->node->run_dir);
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return error_errno(err, "agent socket");
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0) {
-		close(fd);
-		return error_set(
-			err, ERROR_BUSY, -EBUSY, "an agent of node %s runs already", a->node->name);
-	}
-	close(fd);
+	r = server_lock(a, err);
+	if (r < 0)
+		return r;
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	unlink(addr.sun_path);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
@@ -77,6 +92,8 @@ void agent_server_end(struct agent *a)
 	a->server = -1;
 	if (server_path(a, path, sizeof(path)))
 		unlink(path);
+	close(a->lock); /* the file stays: who opens it meanwhile must lock the same one */
+	a->lock = -1;
 }
 
 static void server_say(struct agent_client *c, json_t *o)

@@ -23,6 +23,7 @@ enum {
 	STATE_AT_HANDOVER = 36,
 	STATE_AT_CPUS = 40,
 	STATE_AT_DEVICES = 44,
+	STATE_AT_MEMORY = 48,
 	STATE_AT_MACHINE = 64, /* 64 bytes */
 	STATE_AT_CRC = STATE_HEADER - 4,
 };
@@ -39,6 +40,7 @@ void state_head_put(const struct state_head *h, const void *base, unsigned char 
 	put_le32(to + STATE_AT_BASE_CRC, crc32c(base, h->base_len));
 	put_le32(to + STATE_AT_CPUS, h->shape.cpus);
 	put_le32(to + STATE_AT_DEVICES, h->shape.devices);
+	put_le32(to + STATE_AT_MEMORY, h->shape.memory);
 	memcpy(to + STATE_AT_MACHINE, h->machine, sizeof(h->machine));
 	put_le32(to + STATE_AT_CRC, crc32c(to, STATE_AT_CRC));
 }
@@ -61,6 +63,7 @@ int state_head_get(
 	h.ram_size = get_le64(blob + STATE_AT_RAM);
 	h.shape.cpus = get_le32(blob + STATE_AT_CPUS);
 	h.shape.devices = get_le32(blob + STATE_AT_DEVICES);
+	h.shape.memory = get_le32(blob + STATE_AT_MEMORY);
 	memcpy(h.machine, blob + STATE_AT_MACHINE, sizeof(h.machine));
 	if (get_le32(blob + STATE_AT_CRC) != crc32c(blob, STATE_AT_CRC) ||
 		h.base_len > len - STATE_HEADER || h.machine[sizeof(h.machine) - 1] ||

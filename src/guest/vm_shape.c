@@ -47,6 +47,36 @@ int vm_devices(struct rpc *q, json_t **ret_list, struct error *err)
 	return r;
 }
 
+/* Ids and sizes of the backends, and what the nodes have of them. */
+static int vm_shape_memory(struct rpc *q, uint32_t *ret_crc, struct error *err)
+{
+	json_t *list, *m, *all = json_object();
+	char *text, *nodes;
+	size_t i;
+	int r = qmp_run(q, "query-memdev", NULL, &list, err);
+
+	if (r == 0) {
+		json_array_foreach(list, i, m)
+		{
+			const char *id = json_string_value(json_object_get(m, "id"));
+
+			if (id)
+				json_object_set(all, id, json_object_get(m, "size"));
+		}
+		json_decref(list);
+		r = qmp_human(q, "info numa", &nodes, err);
+	}
+	text = json_dumps(all, JSON_COMPACT | JSON_SORT_KEYS);
+	json_decref(all);
+	if (r == 0) {
+		*ret_crc = crc32c_extend(
+			crc32c(text ? text : "", text ? strlen(text) : 0), nodes, strlen(nodes));
+		free(nodes);
+	}
+	free(text);
+	return r;
+}
+
 int vm_shape(struct rpc *q, struct vm_shape *ret_shape, struct error *err)
 {
 	struct vm_shape s;
@@ -67,8 +97,10 @@ int vm_shape(struct rpc *q, struct vm_shape *ret_shape, struct error *err)
 		return error_set(err, ERROR_GENERAL, -ENOMEM, "out of memory");
 	s.devices = crc32c(text, strlen(text));
 	free(text);
-	*ret_shape = s;
-	return 0;
+	r = vm_shape_memory(q, &s.memory, err);
+	if (r == 0)
+		*ret_shape = s;
+	return r;
 }
 
 int vm_shape_same(const struct vm_shape *guest, const struct vm_shape *here, struct error *err)
@@ -81,5 +113,10 @@ int vm_shape_same(const struct vm_shape *guest, const struct vm_shape *here, str
 		return error_set(err, ERROR_CONFIG, -ENXIO,
 			"the guest's devices are not those that [guest] qemu gives it on this "
 			"node: -device and -drive must be the same on both");
+	if (guest->memory && guest->memory != here->memory)
+		return error_set(err, ERROR_CONFIG, -ENXIO,
+			"the guest's memory is not divided as [guest] qemu does it on this node: "
+			"ids and sizes of -object memory-backend-..., and -numa, must be the same "
+			"on both");
 	return 0;
 }

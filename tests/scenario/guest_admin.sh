@@ -60,6 +60,10 @@ told_cpus() {
     { "$rig_tandem" status "$rig_conf" --node beta | grep -q 'guest.*no QEMU is ready for a promotion: vCPUs: the guest has 1' ||
       rig_fail "status of beta does not say it"; } && standby_ends
 }
+told_division() {
+  standby_with '-M pc' '-M pc,memory-backend=m -object memory-backend-ram,id=m,size=64M' &&
+    says beta "no QEMU is ready for a promotion: the guest's memory is not divided as" && standby_ends
+}
 told_devices() {
   standby_with '-M pc' '-M pc -device virtio-rng-pci' && says beta "no QEMU is ready for a promotion: the guest's devices are not those" && standby_ends
 }
@@ -88,7 +92,7 @@ hang_up() { # what it has said then is in the last checkpoint
   vm_promote beta && vm_same_guest beta && [ "$seq" -gt "$noted" ]
 }
 
-scenario_plan 13
+scenario_plan 14
 step "a QEMU that is not there is named" no_qemu
 step "one that does not start, too" no_start
 step "a CD that is read past the page cache is refused" direct '-drive if=none,id=cd,media=cdrom,format=raw,file=cd.img,cache=none -device ide-cd,drive=cd'
@@ -100,6 +104,7 @@ step "a second agent of this node is refused, the guest runs on" twice
 step "a standby with another size of memory is refused, on both sides" told_memory
 step "one with another number of vCPUs says so before a promotion" told_cpus
 step "one with another device, too" told_devices
+step "one whose memory is divided in another way, too" told_division
 step "and nothing was lost by that: failover" nothing_lost
 step "QEMU's monitor on a terminal does not stop QEMU" terminal
 step "a terminal that is gone ends the guest in order" hang_up

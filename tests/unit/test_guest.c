@@ -193,7 +193,7 @@ static void state_blobs(void **state)
 	struct state_head h = {.spliced = true,
 				  .base_len = 5,
 				  .ram_size = 1 << 20,
-				  .shape = {2, 7}},
+				  .shape = {2, 7, 9}},
 			  got;
 	unsigned char blob[STATE_HEADER + 5 + 20] = {0};
 	struct error err = {0};
@@ -208,6 +208,7 @@ static void state_blobs(void **state)
 	assert_string_equal(got.machine, "pc-q35-7.2");
 	assert_int_equal(got.shape.cpus, 2);
 	assert_int_equal(got.shape.devices, 7);
+	assert_int_equal(got.shape.memory, 9);
 	assert_int_equal(state_head_get(&got, blob, STATE_HEADER + 4, &err), -EPROTO);
 	blob[STATE_HEADER + 1] ^= 1;
 	assert_int_equal(state_head_get(&got, blob, sizeof(blob), &err), -EPROTO);
