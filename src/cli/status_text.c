@@ -221,6 +221,15 @@ static void status_link(FILE *out, const json_t *status)
 			peer && *peer ? ", last to " : "", peer ? peer : "", heard);
 }
 
+/* What the secondary's host has said. */
+static void status_standby(FILE *out, const json_t *status)
+{
+	const char *why = reply_text(status, "checkpoint.unready");
+
+	if (why && why[0])
+		status_row(out, "standby", "has no QEMU that could take the guest: %s", why);
+}
+
 /* Of a node with [guest], where its agent has answered. */
 static void status_guest(FILE *out, const json_t *status)
 {
@@ -286,6 +295,7 @@ void status_text(FILE *out, const json_t *status, bool absent)
 	status_storage(out, status);
 	status_link(out, status);
 	status_guest(out, status);
+	status_standby(out, status);
 	status_unsafe(out, status);
 	if (reply_text(status, "version"))
 		status_row(out, "version", "%s", reply_text(status, "version"));

@@ -52,6 +52,7 @@ enum record_type {
 	RECORD_FREEZE = 22,
 	RECORD_THAW = 23,
 	RECORD_FROZEN = 24,
+	RECORD_STANDBY = 25,
 	/* only in journals */
 	RECORD_COMMIT = 256,
 	RECORD_DISCARD = 257,

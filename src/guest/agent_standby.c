@@ -114,6 +114,9 @@ static bool standby_look(struct agent *a)
 	if (over && standby_handover(a))
 		return true;
 	agent_ahead_look(a, connected, epoch, disks);
+	/* The primary is told; the replicator keeps it, and passes on what has changed. */
+	(void)repl_run(
+		a->repl, "standby-state", json_pack("{s:s}", "unready", a->ready.why), NULL, &err);
 	return false;
 }
 

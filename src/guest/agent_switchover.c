@@ -34,6 +34,23 @@ static int switchover_drain(struct agent *a, struct error *err)
 	return r;
 }
 
+/* Whether the standby has said that its QEMU cannot take the guest. */
+static int switchover_ask(struct agent *a, struct error *err)
+{
+	const char *why;
+	json_t *s;
+	int r = repl_run(a->repl, "query-status", NULL, &s, err);
+
+	if (r < 0)
+		return r;
+	why = json_string_value(json_object_get(json_object_get(s, "checkpoint"), "unready"));
+	if (why && why[0])
+		r = error_set(err, ERROR_STATE, -EBUSY,
+			"switchover: the standby has no QEMU that could take the guest: %s", why);
+	json_decref(s);
+	return r;
+}
+
 static int switchover_try(struct agent *a, struct error *err)
 {
 	struct staging *slot;
@@ -42,7 +59,9 @@ static int switchover_try(struct agent *a, struct error *err)
 	if (a->phase != AGENT_CHECKPOINT || !a->announced)
 		return error_set(err, ERROR_STATE, -EBUSY,
 			"switchover: the guest is not protected: there is no standby to go on");
-	r = switchover_drain(a, err);
+	r = switchover_ask(a, err);
+	if (r == 0)
+		r = switchover_drain(a, err);
 	if (r == 0)
 		r = qmp_run(&a->vm.q, "stop", NULL, NULL, err);
 	if (r < 0)

@@ -395,6 +395,7 @@ static const struct command {
 	{"seal", command_seal,
 		{{"epoch", JSON_INTEGER}, {"wait", JSON_STRING}, {"timeout-ms", JSON_INTEGER}}},
 	{"abandon", command_abandon, {{"epoch", JSON_INTEGER}}},
+	{"standby-state", command_standby_state, {{"unready", JSON_STRING}}},
 	{"query-memory", command_query_memory, {{0}}},
 	{"query-state", command_query_state, {{0}}},
 	{"release-memory", command_release_memory, {{0}}},

@@ -53,6 +53,7 @@ int command_checkpoint_begin(struct command_call *c, json_t **ret, struct error 
 int command_submit(struct command_call *c, json_t **ret, struct error *err);
 int command_seal(struct command_call *c, json_t **ret, struct error *err);
 int command_abandon(struct command_call *c, json_t **ret, struct error *err);
+int command_standby_state(struct command_call *c, json_t **ret, struct error *err);
 int command_query_memory(struct command_call *c, json_t **ret, struct error *err);
 int command_query_state(struct command_call *c, json_t **ret, struct error *err);
 int command_release_memory(struct command_call *c, json_t **ret, struct error *err);

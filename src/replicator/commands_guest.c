@@ -285,6 +285,24 @@ static uint64_t command_memory_epoch(struct node *n)
 	return st.core.memory_epoch;
 }
 
+int command_standby_state(struct command_call *c, json_t **ret, struct error *err)
+{
+	const char *why = json_string_value(json_object_get(c->arguments, "unready"));
+	struct node *n = c->n;
+	int r = command_no_guest(n, "standby-state", err);
+
+	if (r < 0)
+		return r;
+	if (!n->receiver || n->sender)
+		return error_set(
+			err, ERROR_STATE, -EINVAL, "standby-state: this node is a primary");
+	pthread_mutex_lock(&n->lock);
+	receiver_unready(n->receiver, why ? why : "");
+	pthread_mutex_unlock(&n->lock);
+	*ret = json_object();
+	return 0;
+}
+
 int command_query_memory(struct command_call *c, json_t **ret, struct error *err)
 {
 	struct node *n = c->n;

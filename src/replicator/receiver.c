@@ -323,6 +323,16 @@ void receiver_connect(struct receiver *r)
 	node_set_reason(r->n, "%s", "");
 }
 
+void receiver_unready(struct receiver *r, const char *why)
+{
+	if (!strncmp(r->unready, why, sizeof(r->unready) - 1))
+		return;
+	snprintf(r->unready, sizeof(r->unready), "%s", why);
+	r->have_unready = r->connected;
+	node_changed(r->n);
+	wake_up(&r->wake);
+}
+
 void receiver_disconnect(struct receiver *r)
 {
 	struct receiver_request q = {.kind = REQUEST_CLOSE};

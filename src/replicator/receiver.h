@@ -48,6 +48,8 @@ void receiver_discard(struct receiver *r, bool promoted, uint64_t generation, ui
 /* (L) */
 void receiver_connect(struct receiver *r);
 void receiver_disconnect(struct receiver *r);
+/* (L) Why this node could not take the guest; "" = it could. The primary is told. */
+void receiver_unready(struct receiver *r, const char *why);
 void receiver_count(const struct receiver *r, uint64_t *ret_discards, uint64_t *ret_discarded,
 	uint64_t *ret_fulls);
 void receiver_get_status(struct receiver *r, struct receiver_status *ret_status);

@@ -68,6 +68,7 @@ static void receiver_accept(struct receiver *r, struct candidate *c, const struc
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		dirtymap_move(n->maps[i], DIRTYMAP_WANTED, DIRTYMAP_SENT0);
 	receiver_held_offer(r, peer);
+	r->have_unready = r->unready[0];
 	r->maps_due = true;
 	r->map_held = false;
 	/* Where every block comes, the map is not asked. */

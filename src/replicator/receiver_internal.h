@@ -61,6 +61,11 @@ struct receiver {
 	struct memcheck_result checked;
 	bool have_checked;
 
+	/* (L) why this node could not take the guest, "" = it could, or nobody has said; to be told
+	 */
+	char unready[256];
+	bool have_unready;
+
 	/* (L) growth that the primary asks about; unanswered */
 	bool grow_asked;
 	unsigned grow_volume;

@@ -102,6 +102,15 @@ static void receiver_say_checked(struct receiver *r)
 	r->have_checked = false;
 }
 
+/* (L) Whether this node could take the guest. */
+static void receiver_say_unready(struct receiver *r)
+{
+	struct record rec = {.type = RECORD_STANDBY, .payload = (uint32_t)strlen(r->unready)};
+
+	if (link_put_data(&r->link, &rec, (const uint8_t *)r->unready))
+		r->have_unready = false;
+}
+
 /* Acknowledgements and heartbeats. */
 static int receiver_say(struct receiver *r, uint64_t now)
 {
@@ -127,6 +136,8 @@ static int receiver_say(struct receiver *r, uint64_t now)
 		if (r->have_frozen)
 			(void)link_put(l, &r->say_frozen, NULL);
 		r->have_frozen = false;
+		if (r->have_unready)
+			receiver_say_unready(r);
 		pthread_mutex_unlock(&r->n->lock);
 		if (link_out_empty(l)) {
 			e = receiver_answer(r, now);

@@ -129,6 +129,7 @@ void sender_session_over(struct sender *s)
 {
 	primary_session_end(&s->core);
 	dirtymap_lost(&s->n->windows);
+	s->unready[0] = '\0';
 }
 
 /* (L) on-congestion = detach: the guest goes first. */
@@ -361,6 +362,7 @@ void sender_get_status(struct sender *s, struct sender_status *ret_status)
 	};
 
 	memcpy(st.peer, s->peer, sizeof(st.peer));
+	memcpy(st.unready, s->unready, sizeof(st.unready));
 	primary_get_pending(&s->core, clock_ns(), &st.pending);
 	*ret_status = st;
 }

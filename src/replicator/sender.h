@@ -23,6 +23,7 @@ struct sender_status {
 	uint64_t session;               /* number of the newest one, 0 = none yet */
 	bool disks_copied;              /* the first checkpoint may be cut */
 	unsigned unsealed;              /* epochs that are cut and not sealed */
+	char unready[256];              /* why the secondary's host could not take the guest; "" */
 	uint64_t open_bytes, max_bytes; /* of the open epoch; when it is due; 0 = never */
 };
 

@@ -69,6 +69,19 @@ static const char *sender_take_checked(
 	return NULL;
 }
 
+/* Whether its host could take the guest: a line of text, or none where it could. */
+static void sender_take_standby(struct sender *s, const struct record *rec, const uint8_t *payload)
+{
+	size_t len = min_u64(rec->payload, sizeof(s->unready) - 1);
+
+	pthread_mutex_lock(&s->n->lock);
+	for (size_t i = 0; i < len; i++)
+		s->unready[i] = payload[i] < ' ' || payload[i] > '~' ? '?' : (char)payload[i];
+	s->unready[len] = '\0';
+	node_changed(s->n);
+	pthread_mutex_unlock(&s->n->lock);
+}
+
 /* (L) What the peer says: acknowledgements. */
 int sender_hear(struct sender *s, struct error *err)
 {
@@ -96,6 +109,10 @@ int sender_hear(struct sender *s, struct error *err)
 			why = sender_take_checked(s, &rec, payload);
 			if (why)
 				break;
+			continue;
+		}
+		if (rec.type == RECORD_STANDBY) {
+			sender_take_standby(s, &rec, payload);
 			continue;
 		}
 		if (rec.type == RECORD_DIFFER || rec.type == RECORD_GROWN ||

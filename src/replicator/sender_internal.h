@@ -38,6 +38,7 @@ struct sender {
 
 	struct memcheck_result checked; /* (L) the newest answer to digests of a checkpoint */
 	uint64_t checks;                /* (L) how many there were */
+	char unready[256];              /* (L) why the peer's host could not take the guest; "" */
 
 	/* the link thread's own */
 	struct link link;

@@ -119,10 +119,11 @@ static void status_set_checkpoint(json_t *o, const struct node *n, const struct 
 	if (!n->guest)
 		return;
 	if (l->primary)
-		c = json_pack("{s:I,s:I,s:b,s:b,s:i,s:I}", "memory",
+		c = json_pack("{s:I,s:I,s:b,s:b,s:i,s:I,s:s}", "memory",
 			(json_int_t)n->conf->guest_memory, "session", (json_int_t)l->s.session,
 			"disks-in-sync", l->s.disks_copied, "begun", l->begun, "unsealed",
-			(int)l->s.unsealed, "memory-epoch", (json_int_t)l->memory_epoch);
+			(int)l->s.unsealed, "memory-epoch", (json_int_t)l->memory_epoch, "unready",
+			l->s.unready);
 	else
 		c = json_pack("{s:I,s:I,s:I}", "memory", (json_int_t)n->conf->guest_memory,
 			"memory-epoch", (json_int_t)l->r.core.memory_epoch, "held",

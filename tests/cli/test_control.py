@@ -24,7 +24,7 @@ ON_PRIMARY = ['query-commands', 'query-status', 'query-pending', 'events', 'cut'
 ON_PRIMARY_LAST = ['switchover']  # which ends it
 ON_MANUAL_SECONDARY = ['commit', 'discard']
 ON_LONELY_SECONDARY = ['resolve', 'promote']
-CHECKPOINTS = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state', 'release-memory']
+CHECKPOINTS = ['checkpoint-begin', 'submit', 'seal', 'abandon', 'query-memory', 'query-state', 'standby-state', 'release-memory']
 # Documented ahead of the code.
 NOT_YET = []
 
@@ -281,6 +281,12 @@ class Events(Nodes):
         secondary = self.connect(p, 'beta')
         self.assertEqual(one('query-memory', control=secondary), {'size': 1 << 20, 'epoch': epoch})
         self.assertEqual(one('query-state', control=secondary), {'bytes': 5, 'epoch': epoch})
+        one('standby-state', control=secondary)
+        unready = EXAMPLES['standby-state'][0].request['arguments']['unready']
+        p.wait('alpha is told', lambda: json.loads(p.done('status', 'alpha', '--json'))['checkpoint']['unready'] == unready)
+        self.assertIn('has no QEMU that could take the guest: ' + unready, p.done('status', 'alpha'))
+        secondary.ask({'execute': 'standby-state'})
+        p.wait('and that it is over', lambda: not json.loads(p.done('status', 'alpha', '--json'))['checkpoint']['unready'])
         # digests that cannot be right: the secondary says what differs, and nothing else happens
         os.pwrite(memory, bytes(32), 12288)
         epoch = primary.ask({'execute': 'cut'})['return']['epoch']

@@ -21,7 +21,7 @@ KIND_DISK, KIND_MEMORY, KIND_STATE = 1, 2, 3
 MAP, MAP_END, ACK_SYNCED, DIGEST, DIFFER = 13, 14, 15, 16, 17
 CHECK, CHECKED = 18, 19
 GROW, GROWN = 20, 21
-FREEZE, THAW, FROZEN = 22, 23, 24
+FREEZE, THAW, FROZEN, STANDBY = 22, 23, 24, 25
 CHECK_BLOCK = 4 << 20
 COMMIT, DISCARD = 256, 257
 
@@ -81,6 +81,7 @@ RULES = {
     FREEZE: Rule("FREEZE", _P, frozenset(("epoch",))),
     THAW: Rule("THAW", _P),
     FROZEN: Rule("FROZEN", _S, frozenset(("epoch", "offset"))),
+    STANDBY: Rule("STANDBY", _S, frozenset(), 0, 512),
     COMMIT: Rule("COMMIT", _J, frozenset(("epoch", "offset", "length"))),
     DISCARD: Rule("DISCARD", _J),
 }

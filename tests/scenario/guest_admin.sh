@@ -55,10 +55,15 @@ standby_ends() {
 told_memory() {
   standby_with '^memory = 64M' 'memory = 128M' && says alpha "the guests' memory differs" && says beta "the guests' memory differs" && standby_ends
 }
+told_alpha() { "$rig_tandem" status "$rig_conf" --node alpha | grep -q 'standby.*has no QEMU that could take the guest: vCPUs: the guest has 1'; }
 told_cpus() {
   standby_with '-M pc' '-M pc -smp 2' && says beta 'no QEMU is ready for a promotion: vCPUs: the guest has 1, \[guest\] qemu gives it 2' &&
     { "$rig_tandem" status "$rig_conf" --node beta | grep -q 'guest.*no QEMU is ready for a promotion: vCPUs: the guest has 1' ||
-      rig_fail "status of beta does not say it"; } && standby_ends
+      rig_fail "status of beta does not say it"; } &&
+    { rig_until 10 told_alpha || rig_fail "alpha's status does not say it"; } &&
+    { ! rig_run alpha switchover >>"$rig_dir/commands.log" || rig_fail "the guest was handed over to it"; } &&
+    { rig_reason | grep -q 'the standby has no QEMU that could take the guest: vCPUs' || rig_fail "switchover says: $(rig_reason)"; } &&
+    vm_goes_on alpha "$(($(vm_lines alpha) + 3))" 60 && standby_ends
 }
 told_division() {
   standby_with '-M pc' '-M pc,memory-backend=m -object memory-backend-ram,id=m,size=64M' &&
