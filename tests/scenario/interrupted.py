@@ -78,6 +78,10 @@ class Pair(Group):
     def sync_seen(self, node):
         return until("a sync on " + node, lambda: self.status(node).get("sync"))
 
+    def journaled(self, count):
+        """So many bytes of the sync that stalls are on their way to beta's journal; what a kill then loses is little."""
+        until("bytes in the journal", lambda: self.status("beta")["journal"]["used"] >= count)
+
     def went_on(self, part, where):
         for node in ("alpha", "beta"):
             sync = self.sync_seen(node)
@@ -119,9 +123,11 @@ def by_both(g):
     g.kill("beta")
     g.kill("alpha")
     g.go_on()
+    g.proxy.shut_now()  # no session that nobody asked for
     g.start("beta", "secondary")
     g.start("alpha", "primary")
     g.ask("alpha", "disconnect")
+    g.proxy.open()
 
 
 def interrupted(g, what, kinds):
@@ -130,6 +136,7 @@ def interrupted(g, what, kinds):
     before = g.sent()
     for i, kind in enumerate(kinds):
         g.connect_and_stall(SIZE // 2 // len(kinds))
+        g.journaled(SIZE // 2 // len(kinds) * 2 // 3)
         if i:
             g.went_on(i / len(kinds) / 3, what)
         g.old_state(held, what)
@@ -180,6 +187,8 @@ def promoted(g):
     """The sync that had gone on is interrupted for good."""
     held = g.all_differs()
     g.connect_and_stall(SIZE // 4)
+    g.journaled(SIZE // 6)
+    g.old_state(held, "promoted in the middle, before")
     by_secondary(g)
     g.connect_and_stall(SIZE // 4)
     g.went_on(1 / 12, "promoted in the middle")
