@@ -24,7 +24,8 @@ void link_close(struct link *l)
 {
 	if (!l->transport)
 		return;
-	transport_shutdown(l->transport);
+	if (!l->parting)
+		transport_shutdown(l->transport);
 	l->transport = transport_free(l->transport);
 	if (l->trace_in >= 0)
 		close(l->trace_in);
@@ -143,6 +144,22 @@ void link_goodbye(struct link *l, enum record_goodbye reason, uint64_t generatio
 
 	if (l->transport && link_put(l, &rec, text))
 		(void)link_write(l, l->said); /* the connection ends anyway */
+}
+
+int link_part(struct link *l)
+{
+	ssize_t n = 0;
+
+	if (!l->parting) {
+		n = link_write(l, l->said);
+		if (n < 0 && n != -EAGAIN)
+			return (int)n;
+		l->parting = n == 0;
+		if (l->parting)
+			transport_shutdown(l->transport);
+	}
+	n = transport_discard(l->transport, l->in, sizeof(l->in));
+	return n == 1 && !l->parting ? -ECONNRESET : (int)n;
 }
 
 void link_trace_start(struct link *l, const char *node)

@@ -23,6 +23,7 @@ struct link {
 	size_t out_at, out_len;
 	uint64_t out_seq;
 	uint64_t heard, said;    /* clock_ns of the last bytes */
+	bool parting;            /* our direction has ended */
 	int trace_in, trace_out; /* files of a recording, -1 = none */
 };
 
@@ -51,6 +52,12 @@ int link_write(struct link *l, uint64_t now);
 /* Says goodbye: queued, and as much as goes at once is sent. */
 void link_goodbye(
 	struct link *l, enum record_goodbye reason, uint64_t generation, const char *text);
+/* After a goodbye of either side, each time that something may have come: sends what is left, ends
+ * our direction, and throws away what comes.  Without it the close would find bytes that nobody has
+ * read, and reset the connection: a peer that just then writes hears of the reset, and never reads
+ * the goodbye.  1 = the peer has read everything and closed its side, 0 = not yet, negative errno =
+ * lost. */
+int link_part(struct link *l);
 
 /* Records what crosses the connection, when TANDEM_RECORD names a directory (docs/stream.md). */
 void link_trace_start(struct link *l, const char *node);

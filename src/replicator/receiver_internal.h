@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the receiver share: receiver.c (life, requests), receiver_load.c (its start),
- * receiver_link.c (the link thread), receiver_candidates.c (who connects to it), local.c (local
- * writers), journal_io.c (the journal file), applier.c (the images). */
+ * receiver_link.c (the link thread), receiver_candidates.c (who connects to it), receiver_end.c
+ * (how sessions end), local.c (local writers), journal_io.c (the journal file), applier.c (the
+ * images). */
 #ifndef TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
 #define TANDEM_REPLICATOR_RECEIVER_INTERNAL_H
 
@@ -98,6 +99,11 @@ struct receiver {
 	struct listener *listener;
 	struct candidate candidates[RECEIVER_CANDIDATES];
 	struct link link;
+	struct { /* it was told goodbye, which is on its way; transport NULL = nobody */
+		struct link link;
+		uint64_t deadline;
+		bool promoted;
+	} leaving;
 	/* digests that the primary asks about: receiver_compare.c; a ring */
 	struct digest *digests; /* (L) RECEIVER_DIGESTS of them */
 	uint8_t *digest_buf;
@@ -159,8 +165,15 @@ void receiver_held_forget(struct receiver *r);
 /* receiver.c: the calling thread is the link thread of r. */
 void receiver_is_here(const struct receiver *r);
 
-/* receiver_link.c: the session is over, for why, or NULL when nobody is to blame. */
+/* receiver_end.c: the session is over, for why, or NULL when nobody is to blame. */
 void receiver_end(struct receiver *r, const char *why);
+/* The same with a goodbye, which is to arrive: r->leaving. */
+void receiver_say_goodbye(struct receiver *r, enum record_goodbye reason, uint64_t generation,
+	const char *text, const char *why);
+/* Somebody leaves, and something may have come of him.  The last one, before the thread ends: waits
+ * for that, for a promotion's goodbye until its deadline. */
+void receiver_leaves(struct receiver *r, uint64_t now);
+void receiver_leaves_last(struct receiver *r);
 
 /* receiver_candidates.c, link thread: what came from one of them; a new one, from a listening
  * socket. */

@@ -18,32 +18,6 @@
 
 /* --- the session --- */
 
-void receiver_end(struct receiver *r, const char *why)
-{
-	struct node *n = r->n;
-
-	if (!r->link.transport)
-		return;
-	if (why)
-		log_warning("link to the primary (%s): %s", r->peer, why);
-	pthread_mutex_lock(&n->lock);
-	r->connected = r->have_received = r->have_committed = r->have_synced = false;
-	r->have_checked = r->have_frozen = false;
-	r->blocked = false;
-	replica_session_end(r->core);
-	r->digests_count = 0;
-	r->grow_asked = false;
-	if (why && !r->disconnected && !r->failure[0])
-		node_set_reason(n, "no primary: %s%s%s", why,
-			r->clone_failure[0] ? "; a sync into clones of the disks was given up: "
-					    : "",
-			r->clone_failure);
-	node_changed(n);
-	pthread_mutex_unlock(&n->lock);
-	receiver_free_thawed(r);
-	link_close(&r->link); /* last: why may be the transport's own text */
-}
-
 /* (L) The next piece of the map that is under way; false = there is no more. */
 static bool receiver_next_map(struct receiver *r, struct record *rec, uint8_t *payload)
 {
@@ -234,8 +208,7 @@ static void receiver_session(struct receiver *r, uint64_t now)
 	failed = r->failure[0];
 	pthread_mutex_unlock(&n->lock);
 	if (broken) {
-		link_goodbye(&r->link, RECORD_GOODBYE_FAILED, 0, text);
-		receiver_end(r, "its sync cannot go on");
+		receiver_say_goodbye(r, RECORD_GOODBYE_FAILED, 0, text, "its sync cannot go on");
 		return;
 	}
 	if (e == 0)
@@ -250,8 +223,7 @@ static void receiver_session(struct receiver *r, uint64_t now)
 		why = stuck ? "one epoch alone fills the journal: make journal-size larger, or cut "
 			      "more often"
 			    : r->failure;
-		link_goodbye(&r->link, RECORD_GOODBYE_FAILED, 0, why);
-		receiver_end(r, why);
+		receiver_say_goodbye(r, RECORD_GOODBYE_FAILED, 0, why, why);
 		return;
 	}
 	if (now > r->link.heard && now - r->link.heard > n->conf->peer_timeout_ms * NS_PER_MS)
@@ -279,23 +251,13 @@ static void receiver_carry_out(struct receiver *r)
 {
 	struct receiver_request *q;
 	struct node *n = r->n;
-	bool close_link;
 
 	pthread_mutex_lock(&n->lock);
 	q = r->request;
-	pthread_mutex_unlock(&n->lock);
-	if (!q)
+	if (!q) {
+		pthread_mutex_unlock(&n->lock);
 		return;
-	close_link = q->kind != REQUEST_COMMIT;
-	if (close_link && r->link.transport) {
-		if (q->kind == REQUEST_DISCARD)
-			link_goodbye(&r->link,
-				q->promoted ? RECORD_GOODBYE_PROMOTED : RECORD_GOODBYE_DISCARDED,
-				q->promoted ? q->epoch : 0, "");
-		else
-			link_goodbye(&r->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
 	}
-	pthread_mutex_lock(&n->lock);
 	if (q->kind == REQUEST_COMMIT)
 		q->result = replica_commit(r->core, q->epoch);
 	if (q->kind == REQUEST_DISCARD) {
@@ -307,9 +269,12 @@ static void receiver_carry_out(struct receiver *r)
 			replica_discard(r->core, &q->epochs, &q->bytes);
 	}
 	pthread_mutex_unlock(&n->lock);
-	if (close_link)
-		receiver_end(r,
-			q->kind == REQUEST_CLOSE ? "closed by command" : "epochs were discarded");
+	if (q->kind == REQUEST_CLOSE)
+		receiver_say_goodbye(r, RECORD_GOODBYE_SHUTDOWN, 0, "", "closed by command");
+	else if (q->kind == REQUEST_DISCARD)
+		receiver_say_goodbye(r,
+			q->promoted ? RECORD_GOODBYE_PROMOTED : RECORD_GOODBYE_DISCARDED,
+			q->promoted ? q->epoch : 0, "", "epochs were discarded");
 	pthread_mutex_lock(&n->lock);
 	r->request = NULL;
 	q->done = true;
@@ -320,7 +285,7 @@ static void receiver_carry_out(struct receiver *r)
 /* --- the loop --- */
 
 struct receiver_poll {
-	struct pollfd fds[2 + 8 + RECEIVER_CANDIDATES + 1];
+	struct pollfd fds[2 + 8 + RECEIVER_CANDIDATES + 2];
 	unsigned count, listeners;
 };
 
@@ -346,6 +311,10 @@ static void receiver_wait(struct receiver *r, struct receiver_poll *p)
 		p->fds[p->count++] = (struct pollfd){.fd = transport_fd(c->link.transport),
 			.events =
 				c->established ? POLLIN : transport_poll_events(c->link.transport)};
+	}
+	if (r->leaving.link.transport) {
+		p->fds[p->count++] = (struct pollfd){.fd = transport_fd(r->leaving.link.transport),
+			.events = r->leaving.link.parting ? POLLIN : POLLIN | POLLOUT};
 	}
 	if (r->link.transport) {
 		short events = r->blocked ? 0 : POLLIN;
@@ -423,6 +392,8 @@ void *receiver_main(void *arg)
 		for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++)
 			if (r->candidates[i].link.transport)
 				receiver_candidate(r, &r->candidates[i], now);
+		if (r->leaving.link.transport)
+			receiver_leaves(r, now);
 		if (r->link.transport)
 			receiver_session(r, now);
 		pthread_mutex_lock(&r->n->lock);
@@ -439,8 +410,8 @@ void *receiver_main(void *arg)
 				r->failure);
 		}
 	}
-	link_goodbye(&r->link, RECORD_GOODBYE_SHUTDOWN, 0, "");
-	receiver_end(r, NULL);
+	receiver_say_goodbye(r, RECORD_GOODBYE_SHUTDOWN, 0, "", NULL);
+	receiver_leaves_last(r);
 	for (unsigned i = 0; i < RECEIVER_CANDIDATES; i++)
 		link_close(&r->candidates[i].link);
 	/* Sealed epochs that are on their way are finished: completions of what was submitted. */

@@ -18,6 +18,7 @@ int sender_goodbye(
 {
 	struct node *n = s->n;
 
+	s->goodbye_heard = true;
 	switch (rec->offset) {
 	case RECORD_GOODBYE_PROMOTED:
 		pthread_mutex_lock(&n->lock);

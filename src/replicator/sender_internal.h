@@ -46,6 +46,7 @@ struct sender {
 	uint64_t held_span;    /* bytes of the peer's journal that an interrupted sync has, or 0 */
 	uint64_t acknowledged; /* newest epoch that a peer of this process has committed */
 	char last_error[600];
+	bool goodbye_heard; /* in this session */
 	uint64_t backoff_ns;
 
 	struct verify *verify; /* (L) the newest one; NULL = none yet */

@@ -20,6 +20,8 @@
 #define SENDER_IDLE (20 * NS_PER_MS)    /* without a write for that long: sleep until woken */
 #define SENDER_SEND_MAX (1u << 20)      /* bytes in one call */
 #define SENDER_LAST NS_PER_S            /* for what is left at an orderly end */
+#define SENDER_LAST_READS 16            /* of what has come before the link broke */
+#define SENDER_PART (NS_PER_S / 2)      /* for a goodbye to arrive */
 #define SENDER_BACKOFF_MIN (100 * NS_PER_MS)
 #define SENDER_BACKOFF_MAX (5 * NS_PER_S)
 
@@ -184,6 +186,20 @@ static uint64_t sender_rest(struct sender *s, uint64_t now, uint64_t said, bool 
 		min_u64(SENDER_TICK, primary_cut_in(&s->core, now, conf->epoch_ms * NS_PER_MS)));
 }
 
+/* Nothing can be sent any more; what the peer said last may still tell why. */
+static int sender_hear_last(struct sender *s, int lost, struct error *err)
+{
+	struct error said;
+	int r = 0;
+
+	for (unsigned i = 0; r == 0 && i < SENDER_LAST_READS; i++)
+		r = sender_hear(s, &said);
+	if (!s->goodbye_heard)
+		return lost;
+	*err = said;
+	return r;
+}
+
 static int sender_session(struct sender *s, struct error *err)
 {
 	const struct conf *conf = s->n->conf;
@@ -203,11 +219,12 @@ static int sender_session(struct sender *s, struct error *err)
 			return 0;
 		if (r < 0)
 			return r;
-		r = sender_send(s, &sent, &blocked, &more, err);
-		if (r == 0)
-			r = sender_hear(s, err);
+		r = sender_hear(s, err); /* first: after a goodbye nothing can be sent */
 		if (r < 0)
 			return r;
+		r = sender_send(s, &sent, &blocked, &more, err);
+		if (r < 0)
+			return sender_hear_last(s, r, err);
 		if (sent)
 			said = active = now;
 		if (now > s->link.heard && now - s->link.heard > conf->peer_timeout_ms * NS_PER_MS)
@@ -248,6 +265,15 @@ static void sender_last(struct sender *s)
 	}
 }
 
+/* A goodbye was said, by one of both: it is to arrive. */
+static void sender_part(struct sender *s)
+{
+	uint64_t end = clock_ns() + SENDER_PART;
+
+	while (link_part(&s->link) == 0 && clock_ns() < end)
+		sender_wait(s, s->link.parting ? POLLIN : POLLIN | POLLOUT, SENDER_PART / 16);
+}
+
 /* The end of a session, whatever ended it; r < 0: lost. */
 static void sender_end(struct sender *s, int r, const struct error *err)
 {
@@ -286,8 +312,12 @@ static void sender_end(struct sender *s, int r, const struct error *err)
 		pthread_mutex_unlock(&n->lock);
 		if (!failed && !said)
 			link_goodbye(&s->link, reason, 0, "");
+		if (!failed)
+			sender_part(s);
 	} else {
 		sender_report(s, what, err->text);
+		if (s->goodbye_heard)
+			sender_part(s);
 	}
 	link_close(&s->link);
 }
@@ -318,6 +348,7 @@ static void sender_try(struct sender *s)
 	}
 	s->backoff_ns = SENDER_BACKOFF_MIN;
 	s->last_error[0] = '\0';
+	s->goodbye_heard = false;
 	r = sender_begin(s, &peer, &how, &err);
 	if (r == 0)
 		r = sender_session(s, &err);

@@ -20,7 +20,8 @@
 
 #include "replicator/transport_internal.h"
 
-#define TRANSPORT_NEAR_US 5000 /* round trip of a peer in the same building, on a busy day */
+#define TRANSPORT_DISCARD_READS 64u /* in one call */
+#define TRANSPORT_NEAR_US 5000      /* round trip of a peer in the same building, on a busy day */
 
 int transport_fail(struct transport *t, int code, const char *fmt, ...)
 {
@@ -362,10 +363,13 @@ ssize_t transport_writev(struct transport *t, const struct iovec *iov, int count
 
 	if (t->state != TRANSPORT_ESTABLISHED)
 		return -EIO;
-	if (t->session)
-		return transport_tls_writev(t, iov, count);
-	n = transport_plain_writev(t, iov, count);
-	t->write_events = n == -EAGAIN ? POLLOUT : 0;
+	if (t->session) {
+		n = transport_tls_writev(t, iov, count);
+	} else {
+		n = transport_plain_writev(t, iov, count);
+		t->write_events = n == -EAGAIN ? POLLOUT : 0;
+	}
+	t->state = TRANSPORT_ESTABLISHED; /* what has come before can still be read */
 	return n;
 }
 
@@ -376,4 +380,19 @@ void transport_shutdown(struct transport *t)
 	if (t->session && t->state == TRANSPORT_ESTABLISHED)
 		transport_tls_bye(t);
 	(void)shutdown(t->fd, SHUT_WR);
+}
+
+int transport_discard(struct transport *t, void *buf, size_t len)
+{
+	for (unsigned i = 0; i < TRANSPORT_DISCARD_READS; i++) {
+		ssize_t n = recv(t->fd, buf, len, 0);
+
+		if (n == 0)
+			return 1;
+		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return 0;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+	}
+	return 0;
 }

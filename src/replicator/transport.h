@@ -62,7 +62,8 @@ bool transport_has_pending(const struct transport *t);
 const char *transport_peer(const struct transport *t); /* "10.0.0.2:41234" */
 bool transport_is_tls(const struct transport *t);
 /* Why the last handshake, read or write failed, in a line without the peer's name; "" = it did not.
- * After a failure the transport stays dead: reads and writes return -EIO. */
+ * After a failure the transport stays dead: reads and writes return -EIO; but what came before a
+ * write failed can still be read. */
 const char *transport_reason(const struct transport *t);
 
 ssize_t transport_read(struct transport *t, void *buf, size_t len);
@@ -71,5 +72,8 @@ ssize_t transport_read(struct transport *t, void *buf, size_t len);
 ssize_t transport_writev(struct transport *t, const struct iovec *iov, int count);
 /* Orderly end: TLS bye, shutdown(SHUT_WR); best effort, never blocks. */
 void transport_shutdown(struct transport *t);
+/* After it: throws away what has come, as it is; buf is room for that.  1 = the peer has ended its
+ * direction, 0 = not yet, negative errno = lost. */
+int transport_discard(struct transport *t, void *buf, size_t len);
 
 #endif

@@ -112,9 +112,7 @@ class Case:
         status = self.secondary.wait_state("failed")
         if not any(t in status["reason"] for t in texts):
             raise Failure("the reason of the failed secondary is %r, not one of %r" % (status["reason"], texts))
-        solo = self.primary.wait_state("solo")
-        if "failed" not in solo["reason"]:
-            raise Failure("the primary does not know why it is alone: %r" % solo["reason"])
+        self.primary.wait("alone, and told why", lambda s: s["state"] == "solo" and "failed" in s["reason"])
         before = self.load.count()
         self.primary.wait("written to", lambda s: self.load.count() > before + 20)
         again = self.secondary.status()

@@ -54,23 +54,50 @@ def compare(what, want, have):
 
 
 class _Prefix:
-    """Which prefixes of a walker's changes its regions may be the state of."""
+    """Which prefixes of a walker's changes its regions may be the state of.  torn: of its last change, if that was never
+    answered, some pages may be there and others not: so ends a write to a file whose writer is killed."""
 
-    def __init__(self, walker, before, after):
+    def __init__(self, walker, before, after, torn=False):
         start, size = walker.region
         self.walker = walker
         self.changes = [op for op in walker.log if op.change]
         regions = [bytearray(i[start:start + size]) for i in before]
         want = [i[start:start + size] for i in after]
         self.possible = [0] if regions == want else []
+        nearest = (self._distance(regions, want), 0)
         for i, op in enumerate(self.changes):
             at = op.offset - start
+            old = [bytes(r) for r in regions] if op is self.changes[-1] else None
             regions[op.disk][at:at + len(op.data)] = op.data
             if regions[op.disk] == want[op.disk] and regions == want:
                 self.possible.append(i + 1)
+            elif torn and op is self.changes[-1] and not op.completed and self._torn(old, regions, want):
+                self.possible.append(i)
+            if not self.possible:
+                nearest = min(nearest, (self._distance(regions, want), i + 1))
         if not self.possible:
-            raise Failure("%s: its regions are the state after no prefix of its %d changes" %
-                          (walker.name, len(self.changes)))
+            (count, disk, first, last), k = nearest
+            raise Failure("%s: its regions are the state after no prefix of its %d changes; nearest to it is that after %d: %d bytes "
+                          "of disk %d differ, from %d to %d; the last one of it is %s, the next one %s" %
+                          (walker.name, len(self.changes), k, count, disk, start + first, start + last, self._tell(k - 1),
+                           self._tell(k)))
+
+    @staticmethod
+    def _torn(old, new, want):
+        """Each page is either as before or as after the change."""
+        return all(w[p:p + 4096] in (o[p:p + 4096], n[p:p + 4096]) for o, n, w in zip(old, new, want) for p in range(0, len(w), 4096))
+
+    @staticmethod
+    def _distance(have, want):
+        """Bytes that differ, and where: disk, first, last."""
+        wrong = [(d, i) for d, (a, b) in enumerate(zip(have, want)) if a != b for i in range(len(a)) if a[i] != b[i]]
+        return (len(wrong), wrong[0][0], wrong[0][1], wrong[-1][1]) if wrong else (0, 0, 0, 0)
+
+    def _tell(self, k):
+        if not 0 <= k < len(self.changes):
+            return "none"
+        op = self.changes[k]
+        return "%d+%d on disk %d, %s" % (op.offset, len(op.data), op.disk, "completed" if op.completed else "not answered")
 
     def present(self):
         """When the last change that is surely there was issued."""
@@ -84,8 +111,9 @@ class _Prefix:
 
 def check_walkers(load, before, after, acknowledged, flushed=False):
     """before, after: images; acknowledged: an epoch (or 0) whose cut, if the load asked for it, must be contained;
-    flushed: what had completed before an answered flush, or a change with FUA, was asked for must be, too."""
-    prefixes = [_Prefix(w, before, after) for w in load.walkers]
+    flushed: the disks were served from; what had completed before an answered flush, or a change with FUA, was asked for must
+    be there, too, and a change that was not answered may be torn."""
+    prefixes = [_Prefix(w, before, after, torn=flushed) for w in load.walkers]
     newest = max((p.present() for p in prefixes), default=0)
     # A request whose cut is acknowledged: everything that had completed when it was asked for is there.
     promised = max((asked for asked, epoch in load.cuts if epoch <= acknowledged), default=0)

@@ -31,6 +31,7 @@ class Proxy:
         self.stalled = [False, False]  # nothing goes that way, nothing is lost
         self.stall_at = [None, None]  # total at which it becomes so
         self.reset = False
+        self.half_closed = 0  # directions of this connection
         self.due = 0  # cuts that are decided and not done
         self.cuts = 0
         self.ends = []
@@ -126,14 +127,24 @@ class Proxy:
                 self.generation += 1
                 self.ends = [client, server]
                 self.passed = [0, 0]
+                self.half_closed = 0
                 generation = self.generation
             for direction, (a, b) in enumerate(((client, server), (server, client))):
                 threading.Thread(target=self._pass, args=(generation, direction, a, b), daemon=True).start()
 
+    def _half_closed(self, generation):
+        """One direction has ended in order, as TCP has it; false: both have."""
+        with self.lock:
+            if generation == self.generation:
+                self.half_closed += 1
+            return generation != self.generation or self.half_closed < 2
+
     def _pass(self, generation, direction, source, sink):
         while True:
+            ended = False
             try:
                 data = source.recv(65536)
+                ended = not data
             except OSError:
                 data = b""
             with self.lock:
@@ -153,8 +164,12 @@ class Proxy:
             try:
                 if data:
                     sink.sendall(data)
+                elif ended and not over:
+                    sink.shutdown(socket.SHUT_WR)
             except OSError:
-                data = b""
+                data, ended = b"", False
+            if ended and not over and self._half_closed(generation):
+                return
             if over or not data:
                 with self.lock:
                     self.due -= over

@@ -102,6 +102,31 @@ class Walkers(unittest.TestCase):
         with self.assertRaisesRegex(Failure, "with FUA"):
             check([self.a1])
 
+    def test_torn(self):
+        walker = FakeWalker(0)
+        walker.region = (0, 3 * REGION)
+        first, last = Op(WRITE, 0, 100, b"a" * 512), Op(WRITE, 0, 3000, b"b" * 5000)
+        first.issued, first.completed, last.issued = 1, 2, 3
+        walker.log = [first, last]
+        before, after = [bytearray(3 * REGION)], bytearray(3 * REGION)
+        after[100:612] = first.data
+        after[3000:4096] = last.data[:1096]
+
+        def check(**more):
+            oracle.check_walkers(FakeLoad([walker]), before, [after], 0, **more)
+        check(flushed=True)
+        with self.assertRaisesRegex(Failure, "no prefix"):
+            check()
+        last.completed = 4
+        with self.assertRaisesRegex(Failure, "no prefix.* nearest to it is that after 1: 1096 bytes of disk 0 differ, from 3000 to 4095"):
+            check(flushed=True)
+        last.completed, after[3500] = None, 0
+        with self.assertRaisesRegex(Failure, "no prefix"):
+            check(flushed=True)
+        after[3500], after[200] = last.data[0], 0  # of one that was answered
+        with self.assertRaisesRegex(Failure, "no prefix"):
+            check(flushed=True)
+
     def test_unanswered_may_be_there_or_not(self):
         self.a2.completed = None
         self.check([self.a1])
