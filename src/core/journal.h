@@ -42,6 +42,7 @@ struct journal_chunk {
 	uint64_t incarnation;
 	uint64_t chain;
 	uint64_t own;
+	uint64_t sum; /* read: of its records; 0 = written by version 1, which had none */
 };
 
 static inline uint64_t journal_file_offset(uint64_t ring_size, uint64_t pos)

@@ -25,6 +25,13 @@ def mix(v):
     return v ^ v >> 31
 
 
+def sum_of(own, crcs):
+    """Of a chunk with this own value, whose records' headers have these CRCs."""
+    for crc in crcs:
+        own = mix(own ^ crc)
+    return own or 1
+
+
 def own_value(chain, position, incarnation):
     return mix(chain ^ mix(position ^ mix(incarnation)))
 
@@ -50,6 +57,7 @@ class Chunk:
     incarnation: int
     chain: int
     own: int
+    sum: int
 
 
 def parse_header(data, slot):
@@ -64,8 +72,8 @@ def parse_header(data, slot):
         raise Violation(at, "magic of header slot %d" % slot)
     if struct.unpack("<I", block[4092:])[0] != crc32c(block[:4092]):
         raise Violation(at, "CRC of header slot %d" % slot)
-    if compat > 1 or version < 1:
-        raise Violation(at, "versions %d..%d do not hold 1" % (compat, version))
+    if compat > 2 or version < 2:
+        raise Violation(at, "versions %d..%d do not hold 2" % (compat, version))
     if segment != SEGMENT:
         raise Violation(at + 32, "segments of %d bytes" % segment)
     if ring % SEGMENT or ring < 4 * SEGMENT:
@@ -79,13 +87,13 @@ def parse_header(data, slot):
 
 def parse_chunk(block, at):
     """The chunk header in the block that stands at byte `at` of the file."""
-    (magic, flags, position, used, length, incarnation, chain, own, zero1, zero2,
+    (magic, flags, position, used, length, incarnation, chain, own, total, zero,
      crc) = struct.unpack("<IIQIIQQQQII", bytes(block[:CHUNK_HEADER]))
     if magic != CHUNK_MAGIC:
         raise Violation(at, "no chunk")
     if crc != crc32c(block[:60]):
         raise Violation(at, "CRC of the chunk's header")
-    if zero1 or zero2:
+    if zero:
         raise Violation(at, "reserved field of the chunk is not zero")
     if flags & ~SKIP:
         raise Violation(at, "unknown flags 0x%x of the chunk" % flags)
@@ -99,7 +107,7 @@ def parse_chunk(block, at):
         raise Violation(at, "SKIP chunk that is more than a header")
     if position % SEGMENT + length > SEGMENT:
         raise Violation(at, "chunk across the end of a segment")
-    return Chunk(position, flags, used, length, incarnation, chain, own)
+    return Chunk(position, flags, used, length, incarnation, chain, own, total)
 
 
 class Journal:
@@ -160,6 +168,9 @@ class Journal:
             offset += rec.size
         if any(body[chunk.used:]):
             raise Violation(at + chunk.used, "the rest of the chunk is not zero")
+        crcs = [int.from_bytes(body[r.position - at + 60:r.position - at + 64], "little") for r in recs]
+        if chunk.sum != sum_of(chunk.own, crcs):
+            raise Violation(at + 48, "sum of the chunk's records")
         return recs
 
     def _take_commit(self, rec):

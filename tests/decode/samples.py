@@ -177,6 +177,15 @@ def join(items, first_seq=0):
 LIFE1, LIFE2 = 0x1111222233334444, 0x5555666677778888
 
 
+def header_crcs(body):
+    """Of the records in a row."""
+    at = 0
+    while at + 64 <= len(body):
+        payload, = struct.unpack_from("<I", body, at + 12)
+        yield struct.unpack_from("<I", body, at + 60)[0]
+        at += 64 + (payload + 7) // 8 * 8
+
+
 class JournalFile:
     """A journal file that grows chunk by chunk, as a secondary writes it."""
 
@@ -190,7 +199,7 @@ class JournalFile:
         self.header(1, serial=7)
 
     def header(self, slot, spoil_crc=0, **fields):
-        v = dict(magic=journal.HEADER_MAGIC, version=1, compat=1, serial=1, ring=self.ring,
+        v = dict(magic=journal.HEADER_MAGIC, version=2, compat=2, serial=1, ring=self.ring,
                  segment=journal.SEGMENT, reserved=0, tail=self.tail, chain=self.chain0,
                  applied=self.applied, incarnation=LIFE1, group=bytes(range(16)), rest=b"")
         v.update(fields)
@@ -211,8 +220,9 @@ class JournalFile:
         v["length"] = (v["used"] + 4095) // 4096 * 4096
         v.update(fields)
         v.setdefault("own", journal.own_value(v["chain"], v["position"], v["life"]))
+        v.setdefault("sum", journal.sum_of(v["own"], header_crcs(body)))
         head = struct.pack("<IIQIIQQQQI", v["magic"], v["flags"], v["position"], v["used"],
-                           v["length"], v["life"], v["chain"], v["own"], v["zero"], 0)
+                           v["length"], v["life"], v["chain"], v["own"], v["sum"], v["zero"])
         head += struct.pack("<I", fields.get("crc", crc32c(head)))
         whole = head + body + junk
         whole += bytes(max(v["length"] - len(whole), 0))

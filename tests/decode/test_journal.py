@@ -59,8 +59,8 @@ class Good(Base):
 class Header(Base):
     def test_fields(self):
         for change, reason in (
-                (dict(magic=1), "magic of header slot"), (dict(compat=2, version=2), "versions"),
-                (dict(version=0), "versions"), (dict(ring=3 * SEGMENT), "ring of"),
+                (dict(magic=1), "magic of header slot"), (dict(compat=3, version=3), "versions"),
+                (dict(version=1, compat=1), "versions"), (dict(ring=3 * SEGMENT), "ring of"),
                 (dict(ring=4 * SEGMENT + BLOCK), "ring of"), (dict(segment=1 << 20), "segments"),
                 (dict(tail=100), "tail at 100"), (dict(reserved=1), "reserved field"),
                 (dict(rest=b"\0" * 4003 + b"\1"), "reserved field"), (dict(spoil_crc=1), "CRC")):
@@ -100,6 +100,7 @@ class Chunks(Base):
     CASES = (
         (dict(magic=1), None), (dict(crc=1), "CRC of the chunk"), (dict(flags=2), "unknown flags"),
         (dict(zero=1), "reserved field of the chunk"), (dict(own=1), "own value"),
+        (dict(sum=1), "sum of the chunk's records"),
         (dict(chain=1), "another lap or life"), (dict(used=63), "63 are used"),
         (dict(used=4097), "4097 are used"), (dict(length=0), "chunk of 0 bytes"),
         (dict(length=5000), "chunk of 5000 bytes"),

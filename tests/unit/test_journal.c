@@ -10,6 +10,7 @@
 
 #include "core/journal.h"
 #include "core/record.h"
+#include "util/bytes.h"
 #include "util/crc.h"
 
 static uint8_t ring[JOURNAL_MIN_RING], buf[JOURNAL_CHUNK_MAX];
@@ -73,6 +74,11 @@ static void lost_sectors(void **state)
 	assert_string_equal(scan(&n), "no chunk"); /* behind it */
 	assert_int_equal(n, 8);
 
+	/* the second sector holds a whole record of another lap */
+	put(512, 2, 0);
+	assert_string_equal(scan(&n), "records that are not the chunk's");
+	assert_int_equal(n, 0);
+
 	/* one that goes beyond the chunk's end */
 	chunk();
 	put(512, 2, 1024);
@@ -86,10 +92,22 @@ static void lost_sectors(void **state)
 	assert_int_equal(n, 0);
 }
 
+static void chunks_of_version_1(void **state)
+{
+	unsigned n;
+
+	chunk();
+	put_le64(ring + 48, 0);
+	put_le32(ring + 60, crc32c(ring, 60));
+	assert_string_equal(scan(&n), "no chunk");
+	assert_int_equal(n, 8);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lost_sectors),
+		cmocka_unit_test(chunks_of_version_1),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
