@@ -61,31 +61,36 @@ class _Prefix:
         start, size = walker.region
         self.walker = walker
         self.changes = [op for op in walker.log if op.change]
-        regions = [bytearray(i[start:start + size]) for i in before]
+        old = [i[start:start + size] for i in before]
         want = [i[start:start + size] for i in after]
-        self.possible = [0] if regions == want else []
-        nearest = (self._distance(regions, want), 0)
-        for i, op in enumerate(self.changes):
-            at = op.offset - start
-            old = [bytes(r) for r in regions] if op is self.changes[-1] else None
-            regions[op.disk][at:at + len(op.data)] = op.data
-            if regions[op.disk] == want[op.disk] and regions == want:
-                self.possible.append(i + 1)
-            elif torn and op is self.changes[-1] and not op.completed and self._torn(old, regions, want):
-                self.possible.append(i)
-            if not self.possible:
-                nearest = min(nearest, (self._distance(regions, want), i + 1))
+        self.possible = []
+        for k, regions in self._states(old):
+            changed = self.changes[k - 1] if k else None
+            if (not changed or regions[changed.disk] == want[changed.disk]) and regions == want:
+                self.possible.append(k)
+            elif torn and k == len(self.changes) > 0 and not changed.completed and self._torn(k, old, want):
+                self.possible.append(k - 1)
         if not self.possible:
-            (count, disk, first, last), k = nearest
+            (count, disk, first, last), k = min((self._distance(regions, want), k) for k, regions in self._states(old))
             raise Failure("%s: its regions are the state after no prefix of its %d changes; nearest to it is that after %d: %d bytes "
                           "of disk %d differ, from %d to %d; the last one of it is %s, the next one %s" %
                           (walker.name, len(self.changes), k, count, disk, start + first, start + last, self._tell(k - 1),
                            self._tell(k)))
 
-    @staticmethod
-    def _torn(old, new, want):
-        """Each page is either as before or as after the change."""
-        return all(w[p:p + 4096] in (o[p:p + 4096], n[p:p + 4096]) for o, n, w in zip(old, new, want) for p in range(0, len(w), 4096))
+    def _states(self, before):
+        """(0, the regions), (1, the same after the first change), ..."""
+        regions = [bytearray(r) for r in before]
+        yield 0, regions
+        for i, op in enumerate(self.changes):
+            at = op.offset - self.walker.region[0]
+            regions[op.disk][at:at + len(op.data)] = op.data
+            yield i + 1, regions
+
+    def _torn(self, k, before, want):
+        """Each page is either as before or as after change k."""
+        states = [[bytes(r) for r in regions] for i, regions in self._states(before) if i in (k - 1, k)]
+        return all(w[p:p + 4096] in (o[p:p + 4096], n[p:p + 4096])
+                   for o, n, w in zip(*states, want) for p in range(0, len(w), 4096))
 
     @staticmethod
     def _distance(have, want):
