@@ -133,24 +133,24 @@ static void status_pendings(FILE *out, const json_t *status)
 		status_row(out, "uncommitted", "%s", text);
 }
 
-/* "512.0 MiB of 2.0 GiB (25.0 %), 100.0 MiB/s, 15 s left"; false where no sync runs.  Only the
- * primary knows the rate. */
-static bool status_sync(const json_t *status, char *buf, size_t len)
+/* "512.0 MiB of 2.0 GiB (25.0 %), 100.0 MiB/s, 15 s left"; false where none (sync, verify) runs.
+ * Only the primary knows the rate. */
+static bool status_progress(const json_t *status, const char *what, char *buf, size_t len)
 {
 	char is[TEXT_SIZE], all[TEXT_SIZE], rate[TEXT_SIZE], left[TEXT_SIZE];
-	const json_t *sync = reply_get(status, "sync");
+	const json_t *progress = reply_get(status, what);
 	uint64_t done, total, eta, per_second;
 	size_t n;
 
-	if (!reply_u64(sync, "done", &done) || !reply_u64(sync, "total", &total))
+	if (!reply_u64(progress, "done", &done) || !reply_u64(progress, "total", &total))
 		return false;
 	n = (size_t)snprintf(buf, len, "%s of %s (%.1f %%)",
 		units_format_size(done, is, sizeof(is)), units_format_size(total, all, sizeof(all)),
 		total ? 100.0 * (double)done / (double)total : 100.0);
-	if (!reply_u64(sync, "rate", &per_second) || per_second == 0)
+	if (!reply_u64(progress, "rate", &per_second) || per_second == 0)
 		return true;
 	/* eta is -1 while it is unknown */
-	if (!reply_u64(sync, "eta", &eta))
+	if (!reply_u64(progress, "eta", &eta))
 		snprintf(left, sizeof(left), "time left unknown");
 	else if (eta < 60)
 		snprintf(left, sizeof(left), "%" PRIu64 " s left", eta);
@@ -289,9 +289,11 @@ void status_text(FILE *out, const json_t *status, bool absent)
 		return;
 	status_epochs(out, status);
 	status_pendings(out, status);
-	if (status_sync(status, line, sizeof(line)))
+	if (status_progress(status, "sync", line, sizeof(line)))
 		status_row(out, "sync", "%s; %s sent%s", line,
 			status_size(status, "sync.sent", sent), status_sync_kind(status));
+	if (status_progress(status, "verify", line, sizeof(line)))
+		status_row(out, "verify", "%s", line);
 	status_storage(out, status);
 	status_link(out, status);
 	status_guest(out, status);
@@ -303,7 +305,8 @@ void status_text(FILE *out, const json_t *status, bool absent)
 
 void status_line(FILE *out, const json_t *status)
 {
-	char sync[256], lag[TEXT_SIZE], age[TEXT_SIZE], line[1024];
+	char progress[256], lag[TEXT_SIZE], age[TEXT_SIZE], line[1024];
+	static const char *const runs[] = {"sync", "verify"};
 	const char *reason = reply_text(status, "reason");
 	time_t now = time(NULL);
 	uint64_t committed, ms;
@@ -320,8 +323,10 @@ void status_line(FILE *out, const json_t *status)
 	if (reply_u64(status, "lag.ms", &ms))
 		n += (size_t)snprintf(line + n, sizeof(line) - n, ", lag %s %s",
 			status_size(status, "lag.bytes", lag), text_duration(ms, age, sizeof(age)));
-	if (status_sync(status, sync, sizeof(sync)))
-		n += (size_t)snprintf(line + n, sizeof(line) - n, ", sync %s", sync);
+	for (size_t i = 0; i < 2; i++)
+		if (status_progress(status, runs[i], progress, sizeof(progress)))
+			n += (size_t)snprintf(
+				line + n, sizeof(line) - n, ", %s %s", runs[i], progress);
 	if (reason && *reason)
 		snprintf(line + n, sizeof(line) - n, ", %s", reason);
 	fprintf(out, "%s\n", text_clean(line));

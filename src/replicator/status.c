@@ -8,6 +8,7 @@
 #include "replicator/memory.h"
 #include "replicator/receiver.h"
 #include "replicator/sender.h"
+#include "replicator/verify.h"
 #include "util/clock.h"
 
 struct status_look {
@@ -16,6 +17,8 @@ struct status_look {
 	struct sender_status s;
 	struct receiver_status r;
 	bool journal; /* r is filled in */
+	bool verifying;
+	uint64_t verify_done, verify_total, verify_rate; /* bytes, bytes per second */
 	const char *filling;
 	char reason[NODE_REASON_SIZE];
 	bool begun;                     /* with a guest: between checkpoint-begin and cut */
@@ -31,8 +34,11 @@ static void status_look(struct node *n, struct status_look *l)
 	pthread_mutex_lock(&n->lock);
 	l->role = n->role;
 	l->primary = n->sender != NULL;
-	if (n->sender)
+	if (n->sender) {
 		sender_get_status(n->sender, &l->s);
+		l->verifying = verify_progress(
+			n->sender, &l->verify_done, &l->verify_total, &l->verify_rate);
+	}
 	if (n->receiver)
 		receiver_get_status(n->receiver, &l->r);
 	for (unsigned i = 0; i < n->nvolumes; i++)
@@ -92,6 +98,22 @@ json_t *answer_pending(struct node *n)
 	return status_pending_of(&l);
 }
 
+/* Seconds, -1 = unknown. */
+static json_int_t status_eta(uint64_t done, uint64_t total, uint64_t rate)
+{
+	return rate && total > done ? (json_int_t)((total - done) / rate) : -1;
+}
+
+static void status_set_verify(json_t *o, const struct status_look *l)
+{
+	if (l->verifying)
+		json_object_set_new(o, "verify",
+			json_pack("{s:I,s:I,s:I,s:I}", "done", (json_int_t)l->verify_done, "total",
+				(json_int_t)l->verify_total, "rate", (json_int_t)l->verify_rate,
+				"eta",
+				status_eta(l->verify_done, l->verify_total, l->verify_rate)));
+}
+
 static void status_set_sync(json_t *o, const struct status_look *l)
 {
 	uint64_t done = l->primary ? l->s.sync_done : l->r.core.sync_done;
@@ -101,7 +123,6 @@ static void status_set_sync(json_t *o, const struct status_look *l)
 				: l->r.core.staging ? RECORD_SYNC_STAGED
 				: l->r.core.cloned  ? RECORD_SYNC_CLONED
 						    : RECORD_SYNC_IN_PLACE;
-	json_int_t eta = rate && total > done ? (json_int_t)((total - done) / rate) : -1;
 
 	if (!(l->primary ? l->s.syncing
 			 : (l->r.core.mode == REPLICA_DIRECT && !l->filling) || l->r.core.staging))
@@ -109,7 +130,7 @@ static void status_set_sync(json_t *o, const struct status_look *l)
 	json_object_set_new(o, "sync",
 		json_pack("{s:s,s:I,s:I,s:I,s:I,s:I}", "kind", record_sync_name(kind), "done",
 			(json_int_t)done, "total", (json_int_t)total, "rate", (json_int_t)rate,
-			"eta", eta, "sent", (json_int_t)l->s.sync_sent));
+			"eta", status_eta(done, total, rate), "sent", (json_int_t)l->s.sync_sent));
 }
 
 static void status_set_checkpoint(json_t *o, const struct node *n, const struct status_look *l)
@@ -174,6 +195,7 @@ json_t *answer_status(struct node *n)
 			"ms", (json_int_t)(l.s.pending.age_ns / NS_PER_MS)));
 	json_object_set_new(o, "pending", status_pending_of(&l));
 	status_set_sync(o, &l);
+	status_set_verify(o, &l);
 	status_set_checkpoint(o, n, &l);
 	for (unsigned i = 0; i < n->nvolumes; i++)
 		json_object_set_new(disks, n->volumes[i].name,

@@ -17,6 +17,9 @@ int verify_start(struct node *n, bool repair, struct error *err);
 int verify_cancel(struct node *n, struct error *err);
 /* (L) Whether one goes on: it may still put records in the stream. */
 bool verify_running(const struct sender *s);
+/* (L) Of the one that runs: bytes compared, in all, per second so far.  false: none does. */
+bool verify_progress(
+	const struct sender *s, uint64_t *ret_done, uint64_t *ret_total, uint64_t *ret_rate);
 /* Answer of query-verify; a new reference. */
 json_t *verify_answer(struct node *n);
 /* Joins and frees it; the session is over. */

@@ -123,11 +123,29 @@ int verify_cancel(struct node *n, struct error *err)
 	return runs ? 0 : error_set(err, ERROR_STATE, -EINVAL, "none is under way");
 }
 
+static uint64_t verify_rate(const struct verify *y)
+{
+	uint64_t ns = (y->running ? clock_ns() : y->ended) - y->began;
+
+	return ns ? (uint64_t)((double)y->done * (double)NS_PER_S / (double)ns) : 0;
+}
+
+bool verify_progress(
+	const struct sender *s, uint64_t *ret_done, uint64_t *ret_total, uint64_t *ret_rate)
+{
+	if (!verify_running(s))
+		return false;
+	*ret_done = s->verify->done;
+	*ret_total = s->verify->total;
+	*ret_rate = verify_rate(s->verify);
+	return true;
+}
+
 json_t *verify_answer(struct node *n)
 {
 	json_t *ranges = json_array(), *o;
 	const struct verify *y;
-	uint64_t ns, rate;
+	uint64_t rate;
 
 	pthread_mutex_lock(&n->lock);
 	y = n->sender ? n->sender->verify : NULL;
@@ -136,8 +154,7 @@ json_t *verify_answer(struct node *n)
 		json_decref(ranges);
 		return json_pack("{s:s}", "state", "none");
 	}
-	ns = (y->running ? clock_ns() : y->ended) - y->began;
-	rate = ns ? (uint64_t)((double)y->done * (double)NS_PER_S / (double)ns) : 0;
+	rate = verify_rate(y);
 	for (unsigned i = 0; i < y->nranges; i++)
 		json_array_append_new(ranges,
 			json_pack("{s:s,s:I,s:I}", "disk", n->volumes[y->ranges[i].volume].name,

@@ -60,6 +60,12 @@ class Text(Case):
                   ('journal', '64.0 MiB, 4.0 KiB used; 512 B staged in memory'),
                   head='vm1 on node alpha: secondary, syncing (is being brought up to date, cannot be promoted)')
 
+    def test_verify(self):
+        self.show({'group': 'vm1', 'node': 'alpha', 'role': 'primary', 'state': 'protected', 'reason': '',
+                   'verify': {'done': 1 << 30, 'total': 4 << 30, 'rate': 1 << 30, 'eta': 3}},
+                  ('verify', '1.0 GiB of 4.0 GiB (25.0 %), 1.0 GiB/s, 3 s left'),
+                  head='vm1 on node alpha: primary, protected (epochs are committing on the secondary)')
+
     def test_guest(self):
         """Of the agent's answer, beside the node's; a node whose agent does not answer is shown without."""
         asked = status(disks={}, link=None, version=None)
@@ -195,10 +201,11 @@ class Watch(Case):
         steps = iter([dict(done=1 << 20, total=4 << 20, rate=1 << 20, eta=3), dict(done=4 << 20, total=4 << 20,
                                                                                  rate=2 << 20, eta=-1)])
         self.node({'query-status': lambda node, connection, request: {
-            'return': status(state='syncing', sync=next(steps, dict(done=0, total=1))), 'id': request['id']}})
+            'return': status(state='syncing', sync=next(steps, dict(done=0, total=1)), verify=dict(done=1, total=2)),
+            'id': request['id']}})
         process = self.watch('--interval', '0.1')
-        self.assertIn(', sync 1.0 MiB of 4.0 MiB (25.0 %), 1.0 MiB/s, 3 s left\n', process.stdout.readline())
-        self.assertIn(', sync 4.0 MiB of 4.0 MiB (100.0 %), 2.0 MiB/s, time left unknown\n', process.stdout.readline())
+        self.assertIn(', sync 1.0 MiB of 4.0 MiB (25.0 %), 1.0 MiB/s, 3 s left, verify 1 B of 2 B (50.0 %)\n', process.stdout.readline())
+        self.assertIn(', sync 4.0 MiB of 4.0 MiB (100.0 %), 2.0 MiB/s, time left unknown, verify ', process.stdout.readline())
         self.interrupt(process)
 
     def test_json_lines(self):

@@ -65,6 +65,8 @@ def scenario(build, seed):
 
         p = subprocess.Popen([g.tandem, "verify", g.conf, "--node", "alpha"], text=True, stderr=subprocess.PIPE)
         until("a verify", lambda: g.ask("alpha", "query-verify")["state"] == "running" and g.ask("alpha", "query-verify")["done"])
+        shown = g.cli("status", node="alpha")
+        need(re.search(r"^  verify +\S+ \S+ of 128\.0 MiB \(", shown, re.M), "status does not show it:", shown)
         subprocess.run([g.tandem, "verify", g.conf, "--node", "alpha", "--cancel"], check=True)
         text = p.communicate()[1]
         last = g.ask("alpha", "query-verify")
@@ -72,6 +74,7 @@ def scenario(build, seed):
         need(last["state"] == "failed" and last["done"] < last["total"], "it was not cancelled:", last)
         code, _, text = verify(g)
         need(code == 0 and g.status("alpha")["state"] == "protected", "after a cancelled one:", code, text)
+        need("verify" not in g.status("alpha"), "status shows one that is over")
         code, _, text = verify(g, "--cancel")
         need(code == 4 and "none is under way" in text, "one that is over was cancelled:", code, text)
         ok("cancelled, and the next one is not disturbed")
