@@ -77,7 +77,7 @@ def with_pair(build, rng, fn, more=""):
 def heard(g):
     g.cli("promote", "--force", node="beta")
     g.superseded()
-    g.end("alpha")
+    until("the journal's drain", lambda: "the journal is drained" in g.log("beta"))  # the link is closed before
     need(g.confirmed(), "beta does not take alpha's end of the link for a confirmation")
 
 
