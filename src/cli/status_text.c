@@ -323,7 +323,7 @@ void status_line(FILE *out, const json_t *status)
 	if (reply_u64(status, "lag.ms", &ms))
 		n += (size_t)snprintf(line + n, sizeof(line) - n, ", lag %s %s",
 			status_size(status, "lag.bytes", lag), text_duration(ms, age, sizeof(age)));
-	for (size_t i = 0; i < 2; i++)
+	for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
 		if (status_progress(status, runs[i], progress, sizeof(progress)))
 			n += (size_t)snprintf(
 				line + n, sizeof(line) - n, ", %s %s", runs[i], progress);

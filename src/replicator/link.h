@@ -3,6 +3,7 @@
 #ifndef TANDEM_REPLICATOR_LINK_H
 #define TANDEM_REPLICATOR_LINK_H
 
+#include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -58,6 +59,11 @@ void link_goodbye(
  * the goodbye.  1 = the peer has read everything and closed its side, 0 = not yet, negative errno =
  * lost. */
 int link_part(struct link *l);
+/* What to poll for meanwhile. */
+static inline short link_part_events(const struct link *l)
+{
+	return l->parting ? POLLIN : POLLIN | POLLOUT;
+}
 
 /* Records what crosses the connection, when TANDEM_RECORD names a directory (docs/stream.md). */
 void link_trace_start(struct link *l, const char *node);

@@ -78,7 +78,7 @@ void receiver_leaves_last(struct receiver *r)
 
 	while (r->leaving.link.transport && clock_ns() < end) {
 		struct pollfd p = {.fd = transport_fd(r->leaving.link.transport),
-			.events = r->leaving.link.parting ? POLLIN : POLLIN | POLLOUT};
+			.events = link_part_events(&r->leaving.link)};
 
 		(void)poll(&p, 1, RECEIVER_LAST_LOOK_MS);
 		receiver_leaves(r, clock_ns());

@@ -314,7 +314,7 @@ static void receiver_wait(struct receiver *r, struct receiver_poll *p)
 	}
 	if (r->leaving.link.transport) {
 		p->fds[p->count++] = (struct pollfd){.fd = transport_fd(r->leaving.link.transport),
-			.events = r->leaving.link.parting ? POLLIN : POLLIN | POLLOUT};
+			.events = link_part_events(&r->leaving.link)};
 	}
 	if (r->link.transport) {
 		short events = r->blocked ? 0 : POLLIN;

@@ -271,7 +271,7 @@ static void sender_part(struct sender *s)
 	uint64_t end = clock_ns() + SENDER_PART;
 
 	while (link_part(&s->link) == 0 && clock_ns() < end)
-		sender_wait(s, s->link.parting ? POLLIN : POLLIN | POLLOUT, SENDER_PART / 16);
+		sender_wait(s, link_part_events(&s->link), SENDER_PART / 16);
 }
 
 /* The end of a session, whatever ended it; r < 0: lost. */

@@ -254,6 +254,7 @@ int transport_handshake(struct transport *t, struct error *err)
 
 	switch (t->state) {
 	case TRANSPORT_ESTABLISHED:
+	case TRANSPORT_READABLE:
 		return 0;
 	case TRANSPORT_DEAD:
 		r = -EIO;
@@ -348,7 +349,7 @@ ssize_t transport_read(struct transport *t, void *buf, size_t len)
 {
 	ssize_t n;
 
-	if (t->state != TRANSPORT_ESTABLISHED)
+	if (t->state != TRANSPORT_ESTABLISHED && t->state != TRANSPORT_READABLE)
 		return -EIO;
 	if (t->session)
 		return transport_tls_read(t, buf, len);
@@ -369,7 +370,8 @@ ssize_t transport_writev(struct transport *t, const struct iovec *iov, int count
 		n = transport_plain_writev(t, iov, count);
 		t->write_events = n == -EAGAIN ? POLLOUT : 0;
 	}
-	t->state = TRANSPORT_ESTABLISHED; /* what has come before can still be read */
+	if (t->state == TRANSPORT_DEAD)
+		t->state = TRANSPORT_READABLE;
 	return n;
 }
 

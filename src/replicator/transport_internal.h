@@ -36,6 +36,7 @@ enum transport_state {
 	TRANSPORT_CONNECTING,  /* TCP connect under way; only transport_handshake may be called */
 	TRANSPORT_HANDSHAKING, /* TLS handshake under way; the same */
 	TRANSPORT_ESTABLISHED,
+	TRANSPORT_READABLE, /* a write failed; what has come before can still be read */
 	TRANSPORT_DEAD, /* failed: every call answers -EIO, or the reason of the handshake again */
 };
 

@@ -166,6 +166,39 @@ static void test_send_to_nobody(void **state)
 	assert_memory_equal(transport_reason(l.client.t), "cannot send: ", 13);
 }
 
+/* The peer closes with bytes that it has not read, which resets the connection. */
+static void test_last_words(void **state)
+{
+	struct iovec iov = {(void *)"x", 1};
+	char buf[7];
+
+	pair_open_ok(&l, "127.0.0.1", NULL, NULL);
+	pair_send(l.client.t, "unread", 6);
+	pair_send(l.server.t, "goodbye", 7);
+	l.server.t = transport_free(l.server.t);
+	while (transport_writev(l.client.t, &iov, 1) > 0)
+		;
+	assert_int_equal(transport_writev(l.client.t, &iov, 1), -EIO);
+	pair_receive(l.client.t, buf, 7);
+	assert_memory_equal(buf, "goodbye", 7);
+}
+
+/* With an orderly end of its own, the peer's close is seen by who throws the rest away. */
+static void test_discard(void **state)
+{
+	char buf[3];
+	int r;
+
+	pair_open_ok(&l, "127.0.0.1", NULL, NULL);
+	transport_shutdown(l.server.t);
+	assert_int_equal(transport_discard(l.server.t, buf, sizeof(buf)), 0);
+	pair_send(l.client.t, "nobody reads this", 17);
+	transport_shutdown(l.client.t);
+	while ((r = transport_discard(l.server.t, buf, sizeof(buf))) == 0)
+		;
+	assert_int_equal(r, 1);
+}
+
 static void test_connection_refused(void **state)
 {
 	char want[128], port[16];
@@ -358,6 +391,8 @@ int main(void)
 		cmocka_unit_test_teardown(test_many_pieces, close_pair),
 		cmocka_unit_test_teardown(test_orderly_end, close_pair),
 		cmocka_unit_test_teardown(test_reset, close_pair),
+		cmocka_unit_test_teardown(test_last_words, close_pair),
+		cmocka_unit_test_teardown(test_discard, close_pair),
 		cmocka_unit_test_teardown(test_send_to_nobody, close_pair),
 		cmocka_unit_test_teardown(test_connection_refused, close_pair),
 		cmocka_unit_test_teardown(test_names, close_pair),

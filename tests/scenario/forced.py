@@ -42,8 +42,7 @@ class Flood(threading.Thread):
 class Pair(Group):
     """Protected, with a flood of writes."""
 
-    def __init__(self, build, rng, more):
-        super().__init__(build, keys=KEYS, size=SIZE, node_keys={"beta": more})
+    def begin(self, rng):
         self.init("alpha", "beta")
         self.start("beta", "secondary")
         self.start("alpha", "primary")
@@ -65,9 +64,10 @@ class Pair(Group):
 
 
 def with_pair(build, rng, fn, more=""):
-    g = Pair(build, rng, more)
+    g = Pair(build, keys=KEYS, size=SIZE, node_keys={"beta": more})
     failed = True
     try:
+        g.begin(rng)
         fn(g)
         failed = False
     finally:
